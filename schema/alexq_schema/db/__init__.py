@@ -1,0 +1,1 @@
+"""The SQL side: tables, connections, and every statement, one module a subject."""

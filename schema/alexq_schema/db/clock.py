@@ -1,0 +1,52 @@
+"""The database's clock, the only one that decides: hosts' clocks differ."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, DateTime, Dialect, Float, TypeDecorator, bindparam, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime; ``timestamptz`` on PostgreSQL, ISO text in UTC on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Convert to UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Mark SQLite's naive values as the UTC that they are."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class _Now(FunctionElement[datetime]):
+    name = "alexq_now"
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_Now, "sqlite")
+def _now_sqlite(element: _Now, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', ({compiler.process(element.clauses, **kw)}) || ' seconds')"
+
+
+@compiles(_Now, "postgresql")
+def _now_postgresql(element: _Now, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+
+
+def db_now(offset_s: float = 0.0) -> FunctionElement[datetime]:
+    """Return the SQL expression for the database's time, ``offset_s`` seconds from now."""
+    return _Now(bindparam("offset_s", offset_s, type_=Float, unique=True))
+
+
+def now(connection: Connection) -> datetime:
+    """Return the database's time."""
+    return connection.execute(select(db_now())).scalar_one()

@@ -1,0 +1,106 @@
+"""Connections to the SQL database: SQLite (WAL) for one host, PostgreSQL for many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from alexq_schema.errors import DatabaseUnavailableError, SettingsError
+
+CONNECT_TIMEOUT_S = 5
+SQLITE_BUSY_TIMEOUT_S = 30
+"""How long a statement waits for another process's write transaction."""
+
+
+def create_engine(database_url: str) -> Engine:
+    """Return an engine for ``database_url``; connects on first use.
+
+    Raises:
+        SettingsError: the URL is malformed or names a database that alexq does not know.
+    """
+    try:
+        url = sqlalchemy.make_url(database_url)
+        backend = url.get_backend_name()
+        if backend == "sqlite":
+            engine = sqlalchemy.create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S})
+            event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            return engine
+        if backend == "postgresql":
+            return sqlalchemy.create_engine(
+                url.set(drivername="postgresql+psycopg"),
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+            )
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise SettingsError(f"ALEXQ_DATABASE_URL is not a database URL: {error}") from error
+    raise SettingsError(f"ALEXQ_DATABASE_URL names {backend!r}; alexq knows sqlite and postgresql")
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where _begin_sqlite says
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that writes takes the write lock at once: one that starts as a reader and turns
+    # writer fails with "database is locked" without waiting, whatever the busy timeout.
+    reads_only = connection.get_execution_options().get("alexq_reads_only", False)
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+class Database:
+    """Transactions on one database, its driver's errors translated."""
+
+    def __init__(self, database_url: str) -> None:
+        self.engine = create_engine(database_url)
+        self._reader = self.engine.execution_options(alexq_reads_only=True)
+
+    def begin(self) -> AbstractContextManager[Connection]:
+        """Return a context manager: a connection in a transaction that commits at the end."""
+        return _transaction(self.engine)
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """Return a context manager: a connection in a transaction that only reads."""
+        return _transaction(self._reader)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (DBAPIError, PoolTimeoutError) as error:
+        if is_outage(error):
+            raise DatabaseUnavailableError(
+                f"the database {engine.url.render_as_string(hide_password=True)} does not answer: "
+                f"{getattr(error, 'orig', error)}"
+            ) from error
+        raise
+
+
+def is_outage(error: SQLAlchemyError) -> bool:
+    """Return whether ``error`` says that the database could not be reached, is locked or is full."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or isinstance(
+            error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError
+        )
+    return isinstance(error, PoolTimeoutError)
+
+
+def sqlite_path(database_url: str) -> Path | None:
+    """Return the file of a SQLite URL, or None for another database."""
+    url = sqlalchemy.make_url(database_url)
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None

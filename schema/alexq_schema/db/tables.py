@@ -1,0 +1,125 @@
+"""The tables. Migrations make them; a test holds the two together."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from alexq_schema.db.clock import UtcDateTime
+
+
+class Base(DeclarativeBase):
+    """Declares how Python types are stored."""
+
+    type_annotation_map = {datetime: UtcDateTime()}  # noqa: RUF012
+
+
+class Submission(Base):
+    """The jobs that one call handed in."""
+
+    __tablename__ = "submissions"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime]
+    total: Mapped[int]
+    """Jobs accepted."""
+
+
+class ModelVersion(Base):
+    """A model version as some worker has served it; results refer to it."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (UniqueConstraint("name", "version", "precision", "weights_sha256"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))
+    precision: Mapped[str] = mapped_column(String(16))
+    weights_sha256: Mapped[str] = mapped_column(String(64))
+    trained: Mapped[bool]
+
+
+class Worker(Base):
+    """One worker process: there while it lives, ``stopped_at`` set when it left in good order."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    device: Mapped[str] = mapped_column(String(255))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"))
+    started_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+    """Renewed while the worker's pipeline makes progress."""
+    stopped_at: Mapped[datetime | None]
+
+
+class Job(Base):
+    """One image to classify, and what became of it."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    submission_id: Mapped[UUID | None] = mapped_column(ForeignKey("submissions.id"))
+    """None for a job that came through Celery's own door."""
+    position: Mapped[int]
+    """Place in the submission, from 0."""
+    task: Mapped[str] = mapped_column(String(64))
+    """The Celery task whose message serves this job."""
+    source: Mapped[str] = mapped_column(String(1024))
+    image_key: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of the image, its key in the image store."""
+    image_bytes: Mapped[int]
+
+    state: Mapped[str] = mapped_column(String(16))
+    attempt: Mapped[int]
+    """The fence: grows at every claim, and a commit names it."""
+    errors: Mapped[int]
+    """Attempts that ended in an error of ours."""
+    crashes: Mapped[int]
+    """Worker processes that died while they held this job."""
+    worker_id: Mapped[UUID | None] = mapped_column(ForeignKey("workers.id"))
+
+    created_at: Mapped[datetime]
+    published_at: Mapped[datetime | None]
+    """When its message went out; None asks the sweeper to publish it."""
+    claimed_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    decode_s: Mapped[float | None]
+    forward_s: Mapped[float | None]
+    batch_size: Mapped[int | None]
+
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("model_versions.id"))
+    label: Mapped[str | None] = mapped_column(String(255))
+    probability: Mapped[float | None]
+    predictions: Mapped[list[dict[str, Any]] | None] = mapped_column(
+        JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+    )
+    """Best first: ``{"index", "label", "probability"}``."""
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_detail: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        Index("ix_jobs_state", "state", "id"),
+        Index("ix_jobs_submission", "submission_id", "state"),
+        Index("ix_jobs_label", "label", "finished_at"),
+        Index("ix_jobs_created", "created_at"),
+        Index(
+            "ix_jobs_queued",
+            "published_at",
+            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_running",
+            "worker_id",
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+    )

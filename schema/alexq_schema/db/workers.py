@@ -1,0 +1,78 @@
+"""Worker processes and the model versions they serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from alexq_schema.db.clock import db_now
+from alexq_schema.db.tables import ModelVersion, Worker
+from alexq_schema.job import ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker that is alive."""
+
+    id: UUID
+    host: str
+    pid: int
+    device: str
+    model: str
+    """``name/version``."""
+
+
+def register_model(connection: Connection, model: ModelRef, weights_sha256: str) -> int:
+    """Return the id of this model version's row, made if it was not there."""
+    values = {**model.model_dump(), "weights_sha256": weights_sha256}
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(dialect.insert(ModelVersion).values(values).on_conflict_do_nothing())
+    statement = select(ModelVersion.id).where(
+        ModelVersion.name == model.name,
+        ModelVersion.version == model.version,
+        ModelVersion.precision == model.precision,
+        ModelVersion.weights_sha256 == weights_sha256,
+    )
+    return connection.execute(statement).scalar_one()
+
+
+def register(
+    connection: Connection, worker_id: UUID, *, host: str, pid: int, device: str, model_id: int
+) -> None:
+    """Insert the row of a worker that is ready to take work."""
+    connection.execute(
+        insert(Worker).values(
+            id=worker_id,
+            host=host,
+            pid=pid,
+            device=device,
+            model_id=model_id,
+            started_at=db_now(),
+            last_seen_at=db_now(),
+        )
+    )
+
+
+def renew(connection: Connection, worker_id: UUID) -> None:
+    """Note that this worker makes progress."""
+    connection.execute(update(Worker).where(Worker.id == worker_id).values(last_seen_at=db_now()))
+
+
+def leave(connection: Connection, worker_id: UUID) -> None:
+    """Note that this worker stopped in good order and holds nothing."""
+    connection.execute(update(Worker).where(Worker.id == worker_id).values(stopped_at=db_now()))
+
+
+def alive(connection: Connection, silent_after_s: float) -> list[WorkerRow]:
+    """Return the workers that showed progress within ``silent_after_s``, oldest first."""
+    statement = (
+        select(Worker.id, Worker.host, Worker.pid, Worker.device, ModelVersion.name, ModelVersion.version)
+        .join(ModelVersion)
+        .where(Worker.stopped_at.is_(None), Worker.last_seen_at >= db_now(-silent_after_s))
+        .order_by(Worker.id)
+    )
+    rows = connection.execute(statement)
+    return [WorkerRow(row.id, row.host, row.pid, row.device, f"{row.name}/{row.version}") for row in rows]

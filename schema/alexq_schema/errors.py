@@ -1,0 +1,272 @@
+"""Every error that alexq raises, in one tree.
+
+    AlexqError
+    ├── RejectedError                  the caller's fault: never retried
+    │   ├── ImageError                 one image cannot be classified
+    │   │   ├── ImageNotFoundError         no such file or key
+    │   │   ├── ImageUnreadableError       the file is there but cannot be read
+    │   │   ├── ImageEmptyError            0 bytes
+    │   │   ├── ImageTooLargeError         more bytes than allowed
+    │   │   ├── ImageTypeError             not JPEG, PNG, WebP or GIF
+    │   │   ├── ImageTruncatedError        the file ends before the picture does
+    │   │   ├── ImageCorruptError          the bytes are not a valid picture
+    │   │   ├── ImageTooManyPixelsError    a decompression bomb, or simply huge
+    │   │   ├── ImageModeError             pixels that have no 8-bit RGB form (16-bit grey, float)
+    │   │   └── ImageAnimatedError         more than one frame
+    │   ├── MessageError               a message of unknown version or shape
+    │   ├── JobNotFoundError           no job has this id
+    │   └── UsageError                 an argument that makes no sense
+    └── FailedError                    ours: the caller did nothing wrong
+        ├── UnavailableError           a service does not answer; try again
+        │   ├── BrokerUnavailableError
+        │   ├── DatabaseUnavailableError
+        │   └── ImageStoreError
+        ├── ImageLostError             the store no longer has, or has damaged, an accepted image
+        ├── EngineError                the model failed on a batch
+        ├── WorkerCrashedError         the worker's process died while it held the job
+        ├── ModelError                 a model version cannot be used
+        │   ├── ModelNotFoundError
+        │   ├── ModelInvalidError          tampered, truncated or mismatched files
+        │   ├── ModelDownloadError
+        │   └── ModelNotReadyError         asked to classify before warm-up
+        ├── DeviceError                the device asked for is not there
+        ├── SettingsError              a setting is missing or wrong
+        ├── MigrationError             the database is not at this release's schema
+        ├── StackError                 the embedded stack could not be started or kept
+        │   ├── StackNotRunningError
+        │   └── StackRunningError
+        └── WaitTimeoutError           the job did not finish in the time given; it goes on
+
+``code`` is stable and travels in results; ``is_retryable`` says whether the same call may
+succeed later without change.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AlexqError(Exception):
+    """The root. ``str(error)`` says what was wrong, with which input, and what to do."""
+
+    code: ClassVar[str] = "error"
+    is_retryable: ClassVar[bool] = False
+
+    @property
+    def detail(self) -> str:
+        """The text for people."""
+        return str(self)
+
+
+class RejectedError(AlexqError):
+    """The caller's fault: the same call will fail again."""
+
+    code = "rejected"
+
+
+class ImageError(RejectedError):
+    """One image cannot be classified."""
+
+    code = "image_rejected"
+
+
+class ImageNotFoundError(ImageError):
+    """There is no file or key of this name."""
+
+    code = "image_not_found"
+
+
+class ImageUnreadableError(ImageError):
+    """The file is there but cannot be read."""
+
+    code = "image_unreadable"
+
+
+class ImageEmptyError(ImageError):
+    """The image has 0 bytes."""
+
+    code = "image_empty"
+
+
+class ImageTooLargeError(ImageError):
+    """The image has more bytes than ``ALEXQ_MAX_IMAGE_BYTES``."""
+
+    code = "image_too_large"
+
+
+class ImageTypeError(ImageError):
+    """The first bytes are of no accepted type."""
+
+    code = "image_type_unsupported"
+
+
+class ImageTruncatedError(ImageError):
+    """The file ends before the picture does."""
+
+    code = "image_truncated"
+
+
+class ImageCorruptError(ImageError):
+    """The bytes are not a valid picture of the type they claim."""
+
+    code = "image_corrupt"
+
+
+class ImageTooManyPixelsError(ImageError):
+    """Width × height is above ``ALEXQ_MAX_IMAGE_PIXELS``."""
+
+    code = "image_too_many_pixels"
+
+
+class ImageModeError(ImageError):
+    """The pixels have no faithful 8-bit RGB form."""
+
+    code = "image_mode_unsupported"
+
+
+class ImageAnimatedError(ImageError):
+    """The image has more than one frame."""
+
+    code = "image_animated"
+
+
+class MessageError(RejectedError):
+    """A message of unknown version or shape."""
+
+    code = "message_invalid"
+
+
+class JobNotFoundError(RejectedError):
+    """No job has this id."""
+
+    code = "job_not_found"
+
+
+class UsageError(RejectedError):
+    """An argument that makes no sense."""
+
+    code = "usage"
+
+
+class FailedError(AlexqError):
+    """Ours: the caller did nothing wrong."""
+
+    code = "failed"
+
+
+class UnavailableError(FailedError):
+    """A service does not answer."""
+
+    code = "unavailable"
+    is_retryable = True
+
+
+class BrokerUnavailableError(UnavailableError):
+    """Redis does not answer."""
+
+    code = "broker_unavailable"
+
+
+class DatabaseUnavailableError(UnavailableError):
+    """The SQL database does not answer."""
+
+    code = "database_unavailable"
+
+
+class ImageStoreError(UnavailableError):
+    """The image store does not answer, or is full."""
+
+    code = "image_store_unavailable"
+
+
+class ImageLostError(FailedError):
+    """The store no longer has an accepted image, or has damaged it."""
+
+    code = "image_lost"
+
+
+class EngineError(FailedError):
+    """The model failed on a batch."""
+
+    code = "engine_failed"
+    is_retryable = True
+
+
+class WorkerCrashedError(FailedError):
+    """The worker's process died while it held the job."""
+
+    code = "worker_crashed"
+
+
+class ModelError(FailedError):
+    """A model version cannot be used."""
+
+    code = "model"
+
+
+class ModelNotFoundError(ModelError):
+    """No model version of this name is in the models folder."""
+
+    code = "model_not_found"
+
+
+class ModelInvalidError(ModelError):
+    """The files of a model version are tampered with, truncated or do not fit together."""
+
+    code = "model_invalid"
+
+
+class ModelDownloadError(ModelError):
+    """The pretrained weights could not be fetched, or are not what was promised."""
+
+    code = "model_download"
+    is_retryable = True
+
+
+class ModelNotReadyError(ModelError):
+    """Asked to classify before ``warm_up`` has succeeded."""
+
+    code = "model_not_ready"
+
+
+class DeviceError(FailedError):
+    """The device asked for is not there."""
+
+    code = "device"
+
+
+class SettingsError(FailedError):
+    """A setting is missing or wrong."""
+
+    code = "settings"
+
+
+class MigrationError(FailedError):
+    """The database is not at this release's schema."""
+
+    code = "migration"
+
+
+class StackError(FailedError):
+    """The embedded stack could not be started or kept running."""
+
+    code = "stack"
+
+
+class StackNotRunningError(StackError):
+    """No settings name the services and no embedded stack runs in the data folder."""
+
+    code = "stack_not_running"
+
+
+class StackRunningError(StackError):
+    """Another ``alexq up`` already holds this data folder."""
+
+    code = "stack_running"
+
+
+class WaitTimeoutError(FailedError):
+    """The job did not finish in the time given; it goes on."""
+
+    code = "wait_timeout"
+    is_retryable = True

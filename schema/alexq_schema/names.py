@@ -1,0 +1,26 @@
+"""Every name that two processes must spell alike: Celery tasks, queues and Redis keys."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+TASK_CLASSIFY_JOBS: Final = "alexq.classify_jobs"
+"""Celery task: look at these job ids. Published by producers and the sweeper."""
+
+TASK_CLASSIFY_IMAGE: Final = "alexq.classify_image"
+"""Celery task: classify the image in, or named by, this message. Its task id is the job id."""
+
+QUEUE_CLASSIFY: Final = "alexq.classify"
+"""Celery queue (a Redis list) that carries both tasks."""
+
+KEY_SWEEPER_LOCK: Final = "alexq:sweeper:lock"
+"""String with expiry: held by the one worker that sweeps."""
+
+IDS_PER_MESSAGE: Final = 64
+"""Job ids in one ``alexq.classify_jobs`` message: as many as a full batch by default."""
+
+
+def finished_channel(submission_id: UUID) -> str:
+    """Return the Redis pub/sub channel on which a submission's finished job ids are announced."""
+    return f"alexq:submission:{submission_id}:finished"

@@ -1,0 +1,171 @@
+"""Settings: environment variables with the prefix ``ALEXQ_``, read once in each composition root.
+
+A running embedded stack (``alexq up``) describes itself in ``stack.json``; commands that are given
+no service addresses of their own find it there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import platformdirs
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from alexq_schema.errors import SettingsError, StackNotRunningError
+
+
+def default_data_dir() -> Path:
+    """Return the folder that holds everything alexq keeps, unless ``ALEXQ_DATA_DIR`` names another."""
+    return Path(platformdirs.user_data_dir("alexq"))
+
+
+class Settings(BaseSettings):
+    """All settings. Seconds and bytes everywhere."""
+
+    model_config = SettingsConfigDict(env_prefix="ALEXQ_", extra="ignore", frozen=True)
+
+    data_dir: Path = Field(default_factory=default_data_dir)
+    """Where the embedded stack keeps its broker, database, images and models."""
+
+    database_url: str = Field(default="", repr=False)
+    """SQLAlchemy URL: ``postgresql+psycopg://…`` or ``sqlite:////path``."""
+    broker_url: str = Field(default="", repr=False)
+    """``redis://`` or ``rediss://`` URL of Redis ≥ 7 or Valkey."""
+    images_url: str = ""
+    """Image store: ``file:///path``; by default the folder ``images`` in the data folder."""
+    models_dir: Path = Path()
+    """Folder of model versions, ``<name>/<version>``; by default ``models`` in the data folder."""
+
+    model: str = ""
+    """Model version to serve, ``name/version``; by default the one that ``alexq models activate`` chose."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_batch: int = Field(default=64, ge=1, le=4096)
+    """Images in one forward pass, at most."""
+    decode_threads: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256)
+
+    max_image_bytes: int = Field(default=20 * 2**20, ge=1)
+    max_image_pixels: int = Field(default=50_000_000, ge=1)
+    """Width × height above which an image is refused before it is decoded."""
+
+    max_attempts: int = Field(default=3, ge=1)
+    """Attempts that end in an error of ours before a job is dead."""
+    max_crashes: int = Field(default=3, ge=1)
+    """Deaths of the worker process that held a job before the job is dead."""
+    heartbeat_s: float = Field(default=2.0, gt=0)
+    silent_after_s: float = Field(default=10.0, gt=0)
+    """Age of a worker's last sign of progress after which its jobs return to the queue."""
+    stop_grace_s: float = Field(default=30.0, gt=0)
+    """Time that a stopping worker gives to the batches in flight."""
+    publish_timeout_s: float = Field(default=5.0, gt=0)
+    """Time that a producer gives the broker; accepted jobs go out later if it is silent."""
+
+    monitor_address: str = "127.0.0.1"
+    monitor_port: int = Field(default=5555, ge=0, le=65535)
+    """Port of the Flower dashboard."""
+    log_format: Literal["console", "json"] = "console"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_in_the_data_folder(cls, values: dict[str, Any]) -> dict[str, Any]:
+        data_dir = Path(values.get("data_dir") or default_data_dir()).expanduser().absolute()
+        values["data_dir"] = data_dir
+        if not values.get("images_url"):
+            values["images_url"] = (data_dir / "images").as_uri()
+        if not values.get("models_dir"):
+            values["models_dir"] = data_dir / "models"
+        return values
+
+    @model_validator(mode="after")
+    def _silence_is_longer_than_a_heartbeat(self) -> Self:
+        if self.silent_after_s < 2 * self.heartbeat_s:
+            raise ValueError(
+                f"ALEXQ_SILENT_AFTER_S ({self.silent_after_s}) must be at least twice "
+                f"ALEXQ_HEARTBEAT_S ({self.heartbeat_s}), or healthy workers lose their jobs"
+            )
+        return self
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Return the settings from the environment and ``overrides``.
+
+        Raises:
+            SettingsError: a value is malformed; names the variable and the value.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"ALEXQ_{'_'.join(map(str, p['loc'])).upper()}={p.get('input')!r}: {p['msg']}"
+                if p["loc"]
+                else p["msg"].removeprefix("Value error, ")
+                for p in error.errors()
+            )
+            raise SettingsError(f"settings refused: {problems}") from error
+
+    @classmethod
+    def connected(cls, **overrides: Any) -> Self:
+        """Return settings that name a database and a broker: given ones, else the running stack's.
+
+        Raises:
+            SettingsError: a value is malformed, or one of the two is set without the other.
+            StackNotRunningError: neither is set and no embedded stack runs in the data folder.
+        """
+        settings = cls.load(**overrides)
+        if settings.database_url and settings.broker_url:
+            return settings
+        if settings.database_url or settings.broker_url:
+            missing = "ALEXQ_BROKER_URL" if settings.database_url else "ALEXQ_DATABASE_URL"
+            raise SettingsError(f"{missing} is not set; set it beside its counterpart, or unset both")
+        stack = StackFile.read(settings.data_dir)
+        return cls.load(**overrides, **stack.settings())
+
+
+class StackFile(BaseModel):
+    """``stack.json``: how to reach the embedded stack that runs in a data folder (mode 0600)."""
+
+    pid: int
+    """The supervisor's process id."""
+    database_url: str = Field(repr=False)
+    broker_url: str = Field(repr=False)
+    images_url: str
+    models_dir: Path
+    monitor_url: str
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields that override :class:`Settings`."""
+        return self.model_dump(include={"database_url", "broker_url", "images_url", "models_dir"})
+
+    @staticmethod
+    def path(data_dir: Path) -> Path:
+        """Return where a data folder's ``stack.json`` lies."""
+        return data_dir / "stack.json"
+
+    @classmethod
+    def read(cls, data_dir: Path) -> Self:
+        """Return the description of the stack that runs in ``data_dir``.
+
+        Raises:
+            StackNotRunningError: there is none, or its supervisor is gone.
+        """
+        try:
+            stack = cls.model_validate_json(cls.path(data_dir).read_bytes())
+            os.kill(stack.pid, 0)
+        except (OSError, ValidationError) as error:
+            raise StackNotRunningError(
+                f"no alexq stack runs in {data_dir}: start one with `alexq up`, "
+                "or set ALEXQ_DATABASE_URL and ALEXQ_BROKER_URL"
+            ) from error
+        return stack
+
+    def write(self, data_dir: Path) -> None:
+        """Write ``stack.json`` atomically, readable by its owner only."""
+        path = self.path(data_dir)
+        draft = path.with_suffix(".tmp")
+        draft.unlink(missing_ok=True)
+        with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:  # noqa: PTH123
+            file.write(self.model_dump_json(indent=2))
+        draft.replace(path)

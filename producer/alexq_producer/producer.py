@@ -1,0 +1,188 @@
+"""Submitting images: stored once by content, made rows, then published."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Literal, Self
+from uuid import UUID
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from alexq_producer import sources
+from alexq_producer.announcements import Announcements
+from alexq_producer.sources import Image
+from alexq_producer.submission import Rejection, Submission
+from alexq_schema.celery_settings import celery_config, publish
+from alexq_schema.db import jobs, queries
+from alexq_schema.db.jobs import NewJob
+from alexq_schema.db.session import Database
+from alexq_schema.errors import DatabaseUnavailableError, ImageError, JobNotFoundError, UsageError
+from alexq_schema.ids import new_id
+from alexq_schema.images import Staging, check_image, open_image_store
+from alexq_schema.job import Job
+from alexq_schema.names import TASK_CLASSIFY_JOBS
+from alexq_schema.settings import Settings
+
+ROWS_PER_TRANSACTION = 1_000
+
+log = logging.getLogger("alexq.producer")
+
+
+class Producer:
+    """Submits images and reads results, straight through database, image store and broker.
+
+    Threads may share one. Use it as a context manager, or call :meth:`close`.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Prepare; connections are made on first use.
+
+        Args:
+            settings: by default the ``ALEXQ_`` environment, else the embedded stack that ``alexq up`` runs.
+
+        Raises:
+            StackNotRunningError: no settings were given and no embedded stack runs.
+            SettingsError: a setting is missing or malformed.
+        """
+        self.settings = settings if settings is not None else Settings.connected()
+        self._database = Database(self.settings.database_url)
+        self._images = open_image_store(self.settings.images_url)
+        self._announcements = Announcements(self.settings.broker_url, self.settings.publish_timeout_s)
+        self._celery = Celery("alexq-producer", set_as_current=False)
+        self._celery.conf.update(celery_config(self.settings))
+
+    def submit(
+        self, images: Image | Iterable[Image], *, rejected: Literal["raise", "skip"] = "raise"
+    ) -> Submission:
+        """Hand in one image or many; returns when they are accepted, that is, on disk.
+
+        An iterable is read as it comes, one image in memory at a time.
+
+        Args:
+            images: encoded bytes, a path, a binary file object, or an iterable of those.
+            rejected: what to do with an input that is empty, too large, of no accepted type or not to
+                be read: ``raise`` stores nothing of the whole call, ``skip`` lists it in ``rejected``.
+
+        Raises:
+            ImageError: an input was rejected; names it.
+            UsageError: there was no image.
+            ImageStoreError, DatabaseUnavailableError: nothing was accepted; submit again.
+        """
+        with self._images.staging() as staging:
+            new_jobs, rejections = self._take_in(sources.each(images), staging, skip=rejected == "skip")
+            if new_jobs:
+                staging.publish()
+        submission_id = new_id()
+        if new_jobs:
+            self._insert(submission_id, new_jobs)
+            self._publish([job.job_id for job in new_jobs])
+        return Submission(
+            submission_id,
+            [job.job_id for job in new_jobs],
+            rejected=rejections,
+            database=self._database,
+            announcements=self._announcements,
+        )
+
+    def _take_in(
+        self, images: Iterator[Image], staging: Staging, *, skip: bool
+    ) -> tuple[list[NewJob], list[Rejection]]:
+        limit = self.settings.max_image_bytes
+        new_jobs: list[NewJob] = []
+        rejections: list[Rejection] = []
+        for position, image in enumerate(images):
+            source = sources.name_of(image, position)
+            try:
+                data = sources.read(image, source, limit)
+                check_image(data, source, limit)
+            except ImageError as error:
+                if not skip:
+                    raise
+                rejections.append(Rejection(source, error))
+            else:
+                new_jobs.append(NewJob(new_id(), source, staging.add(data), len(data)))
+        if not new_jobs and not rejections:
+            raise UsageError("nothing to submit: the call held no image")
+        return new_jobs, rejections
+
+    def _insert(self, submission_id: UUID, new_jobs: Sequence[NewJob]) -> None:
+        for start in range(0, len(new_jobs), ROWS_PER_TRANSACTION):
+            with self._database.begin() as connection:
+                if start == 0:
+                    jobs.add_submission(connection, submission_id, len(new_jobs))
+                jobs.add(
+                    connection,
+                    islice(new_jobs, start, start + ROWS_PER_TRANSACTION),
+                    task=TASK_CLASSIFY_JOBS,
+                    submission_id=submission_id,
+                    first_position=start,
+                )
+
+    def _publish(self, job_ids: Sequence[UUID]) -> None:
+        try:
+            publish(self._celery, [(job_id, TASK_CLASSIFY_JOBS) for job_id in job_ids])
+        except (OperationalError, OSError) as error:
+            log.warning("the broker does not answer (%s): %d accepted jobs go out later", error, len(job_ids))
+            self._ask_sweeper(job_ids)
+
+    def _ask_sweeper(self, job_ids: Sequence[UUID]) -> None:
+        try:
+            for start in range(0, len(job_ids), ROWS_PER_TRANSACTION):
+                with self._database.begin() as connection:
+                    jobs.mark_unpublished(connection, job_ids[start : start + ROWS_PER_TRANSACTION])
+        except DatabaseUnavailableError as error:
+            # The rows are committed: the sweeper finds them by their age instead of by this mark.
+            log.warning("could not mark %d jobs for publishing: %s", len(job_ids), error)
+
+    def classify(self, image: Image, timeout_s: float = 60.0) -> Job:
+        """Submit one image and return its finished job.
+
+        Raises:
+            WaitTimeoutError: it is unfinished after ``timeout_s`` seconds; it goes on.
+            ImageError, ImageStoreError, DatabaseUnavailableError: as :meth:`submit`.
+        """
+        if not sources.is_one(image):
+            raise UsageError("classify takes one image; use submit for many")
+        return self.submit(image).wait(timeout_s)[0]
+
+    def submission(self, submission_id: UUID) -> Submission:
+        """Return an earlier submission, to wait for it or read its results.
+
+        Raises:
+            JobNotFoundError: there is no such submission.
+        """
+        submission = Submission.load(submission_id, self._database, self._announcements)
+        if submission is None:
+            raise JobNotFoundError(f"there is no submission {submission_id}")
+        return submission
+
+    def jobs(self, job_ids: Sequence[UUID]) -> list[Job]:
+        """Return these jobs as they stand now, in this order.
+
+        Raises:
+            JobNotFoundError: names those that do not exist.
+        """
+        with self._database.read() as connection:
+            found = queries.by_id(connection, job_ids)
+        missing = set(job_ids) - {job.job_id for job in found}
+        if missing:
+            raise JobNotFoundError(f"there is no job {', '.join(sorted(map(str, missing)))}")
+        return found
+
+    def close(self) -> None:
+        """Close every connection; submitted jobs go on."""
+        self._celery.close()
+        self._announcements.close()
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

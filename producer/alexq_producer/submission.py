@@ -1,0 +1,122 @@
+"""What became of the images of one call: pushed by Redis, read from SQL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+from uuid import UUID
+
+from alexq_producer.announcements import Announcements
+from alexq_schema.db import queries
+from alexq_schema.db.session import Database
+from alexq_schema.errors import AlexqError, WaitTimeoutError
+from alexq_schema.job import Job, JobError, JobState, Timings
+
+RECHECK_S = 5.0
+"""Silence after which the database is asked all the same: an announcement may get lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An input that never became a job."""
+
+    source: str
+    error: AlexqError
+
+    def as_job(self) -> Job:
+        """Return the rejection in the shape of a job, without an id."""
+        return Job(
+            job_id=None,
+            source=self.source,
+            state="rejected",
+            attempt=0,
+            predictions=[],
+            model=None,
+            error=JobError(code=self.error.code, detail=self.error.detail),
+            timings=Timings(),
+        )
+
+
+class Submission:
+    """Jobs to wait for; ``job_ids`` are in the order of the images that were accepted."""
+
+    def __init__(
+        self,
+        submission_id: UUID,
+        job_ids: Sequence[UUID],
+        *,
+        rejected: Sequence[Rejection],
+        database: Database,
+        announcements: Announcements,
+    ) -> None:
+        self.id = submission_id
+        self.job_ids = tuple(job_ids)
+        self.rejected = tuple(rejected)
+        """Inputs left out, when ``submit`` was told to skip them."""
+        self._database = database
+        self._announcements = announcements
+
+    def __len__(self) -> int:
+        return len(self.job_ids)
+
+    def __repr__(self) -> str:
+        return f"<Submission {self.id}: {len(self)} jobs, {len(self.rejected)} rejected>"
+
+    def results(self, timeout_s: float | None = None) -> Iterator[Job]:
+        """Yield each job once as it reaches a terminal state, in completion order.
+
+        Raises:
+            WaitTimeoutError: some are unfinished after ``timeout_s`` seconds; they go on.
+            DatabaseUnavailableError: the database does not answer; call again to go on.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        pending = dict.fromkeys(self.job_ids)  # a set that keeps its order
+        if not pending:
+            return
+        with self._announcements.of(self.id) as listener:
+            told: Sequence[UUID] = list(pending)
+            while True:
+                for job in self._finished([job_id for job_id in told if job_id in pending]):
+                    if job.job_id is not None:
+                        del pending[job.job_id]
+                    yield job
+                if not pending:
+                    return
+                silence_s = RECHECK_S if deadline is None else min(RECHECK_S, deadline - time.monotonic())
+                if silence_s <= 0:
+                    raise WaitTimeoutError(
+                        f"{len(pending)} of {len(self)} jobs of submission {self.id} are unfinished after "
+                        f"{timeout_s} s; they go on: `alexq result {self.id}` shows them"
+                    )
+                told = listener.next(silence_s) or list(pending)
+
+    def _finished(self, job_ids: Sequence[UUID]) -> list[Job]:
+        if not job_ids:
+            return []
+        with self._database.read() as connection:
+            return queries.finished(connection, job_ids)
+
+    def wait(self, timeout_s: float | None = None) -> list[Job]:
+        """Return every job, finished, in the order submitted.
+
+        Raises:
+            WaitTimeoutError, DatabaseUnavailableError: as :meth:`results`.
+        """
+        finished = {job.job_id: job for job in self.results(timeout_s)}
+        return [finished[job_id] for job_id in self.job_ids]
+
+    def counts(self) -> dict[JobState, int]:
+        """Return how many jobs are in each state now; absent means 0."""
+        with self._database.read() as connection:
+            return queries.counts(connection, self.id)
+
+    @classmethod
+    def load(cls, submission_id: UUID, database: Database, announcements: Announcements) -> Self | None:
+        """Return an earlier submission, or None if there is no such one."""
+        with database.read() as connection:
+            job_ids = queries.submission_job_ids(connection, submission_id)
+        if job_ids is None:
+            return None
+        return cls(submission_id, job_ids, rejected=(), database=database, announcements=announcements)

@@ -1,0 +1,150 @@
+"""Real servers and real processes for every test that needs them.
+
+``databases`` runs a test on SQLite and on PostgreSQL: binaries on PATH, else the ``pgserver`` wheel.
+A missing server skips locally and fails where ``CI`` is set.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from alexq_producer import Producer
+from alexq_schema import migrations
+from alexq_schema.db.session import Database
+from alexq_schema.models import ModelStore
+from alexq_schema.settings import Settings
+from tests.helpers.eventually import eventually
+from tests.helpers.postgres import PostgresServer
+from tests.helpers.processes import WorkerProcess
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A test sees no ALEXQ_ variable and no data folder of the person who runs it."""
+    for name in [name for name in os.environ if name.startswith("ALEXQ_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ALEXQ_DATA_DIR", str(tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder whose active version is a seeded untrained AlexNet."""
+    from alexq_worker.inference.versions import create_untrained
+
+    store = ModelStore(tmp_path_factory.mktemp("models"))
+    store.activate(create_untrained(store).info.ref)
+    return store.models_dir
+
+
+@pytest.fixture(scope="session")
+def broker_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis-protocol server of this test session; yields its URL."""
+    from alexq.stack.broker import EmbeddedBroker
+
+    broker = EmbeddedBroker.configure(tmp_path_factory.mktemp("broker"))
+    process = subprocess.Popen(broker.argv, stdout=subprocess.DEVNULL)
+    try:
+        eventually(broker.is_ready, what="the broker answers")
+        yield broker.url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def broker_url(broker_server: str) -> str:
+    """The session's broker, emptied."""
+    client = redis.Redis.from_url(broker_server)
+    client.flushall()
+    client.close()
+    return broker_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test session."""
+    server = PostgresServer.start(tmp_path_factory.mktemp("postgres"))
+    if server is None:
+        message = "no PostgreSQL: neither binaries on PATH nor the pgserver wheel"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A migrated SQLite database."""
+    url = f"sqlite:///{tmp_path / 'alexq.db'}"
+    migrations.upgrade(url)
+    return url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A migrated PostgreSQL database of this test's own."""
+    with postgres_server.database() as url:
+        migrations.upgrade(url)
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database: the test runs once on each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Connections to ``database_url``."""
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def settings(database_url: str, broker_url: str, models_dir: Path, tmp_path: Path) -> Settings:
+    """Settings of a system of this test's own, quick to notice a dead worker."""
+    return Settings.load(
+        data_dir=tmp_path / "data",
+        database_url=database_url,
+        broker_url=broker_url,
+        models_dir=models_dir,
+        heartbeat_s=0.5,
+        silent_after_s=3.0,
+    )
+
+
+@pytest.fixture
+def producer(settings: Settings) -> Iterator[Producer]:
+    """A producer on ``settings``."""
+    with Producer(settings) as producer:
+        yield producer
+
+
+@pytest.fixture
+def start_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start worker processes; those still running at the end are killed."""
+    started: list[WorkerProcess] = []
+
+    def start(**overrides: object) -> WorkerProcess:
+        log = tmp_path / f"worker-{len(started)}.log"
+        worker = WorkerProcess(settings.model_copy(update=overrides), log, python=sys.executable)
+        started.append(worker)
+        worker.wait_ready()
+        return worker
+
+    yield start
+    for worker in started:
+        worker.kill()

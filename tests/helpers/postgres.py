@@ -1,0 +1,78 @@
+"""A PostgreSQL server for tests: binaries on PATH, else the ``pgserver`` wheel."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import sqlalchemy
+
+
+class PostgresServer:
+    """A running server that makes databases."""
+
+    def __init__(self, url: str, stop: Callable[[], None]) -> None:
+        self._url = sqlalchemy.make_url(url)
+        self._admin = sqlalchemy.create_engine(
+            self._url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+        )
+        self._numbers = itertools.count()
+        self._stop = stop
+
+    @classmethod
+    def start(cls, folder: Path) -> PostgresServer | None:
+        """Start a server with its data in ``folder``, or return None where there is no PostgreSQL."""
+        if shutil.which("initdb") and shutil.which("postgres") and os.geteuid() != 0:
+            return cls._start_installed(folder)  # PostgreSQL's own programs refuse to run as root
+        with contextlib.suppress(ImportError):
+            import warnings
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # platformdirs' remark on a missing XDG_RUNTIME_DIR
+                import pgserver
+
+                server = pgserver.get_server(folder / "data")
+            return cls(server.get_uri(), server.cleanup)
+        return None
+
+    @classmethod
+    def _start_installed(cls, folder: Path) -> PostgresServer:
+        data = folder / "data"
+        subprocess.run(
+            ["initdb", "-U", "postgres", "-A", "trust", "-D", data], check=True, stdout=subprocess.DEVNULL
+        )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
+        subprocess.run(
+            ["pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start"], check=True
+        )
+
+        def stop() -> None:
+            subprocess.run(["pg_ctl", "-D", data, "-m", "fast", "stop"], check=True)
+
+        return cls(f"postgresql://postgres@127.0.0.1:{port}/postgres", stop)
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[str]:
+        """Make an empty database, yield its URL, and drop it."""
+        name = f"test_{next(self._numbers)}"
+        with self._admin.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        try:
+            yield self._url.set(database=name).render_as_string(hide_password=False)
+        finally:
+            with self._admin.connect() as connection:
+                connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def stop(self) -> None:
+        """Stop the server."""
+        self._admin.dispose()
+        self._stop()

@@ -1,0 +1,68 @@
+"""Real worker processes under a test's control."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from alexq.stack.environment import environment
+from alexq_schema.db import workers
+from alexq_schema.db.session import Database
+from alexq_schema.settings import Settings
+from tests.helpers.eventually import eventually
+
+
+class WorkerProcess:
+    """``python -m alexq_worker``, its log in a file of JSON lines."""
+
+    def __init__(self, settings: Settings, log: Path, python: str) -> None:
+        self.settings = settings.model_copy(update={"log_format": "json"})
+        self.log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [python, "-m", "alexq_worker"], env=environment(self.settings), stderr=file
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Wait until the worker shows itself in the ``workers`` table."""
+        database = Database(self.settings.database_url)
+
+        def is_ready() -> bool:
+            assert self.process.poll() is None, f"the worker exited:\n{self.log.read_text()}"
+            with database.read() as connection:
+                alive = workers.alive(connection, self.settings.silent_after_s)
+            return any(worker.pid == self.pid for worker in alive)
+
+        try:
+            eventually(is_ready, timeout_s, what="the worker is ready")
+        finally:
+            database.close()
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """Return the log's records of this event."""
+        records = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [record for record in records if record["event"] == event]
+
+    def rss_bytes(self) -> int:
+        """Return the resident memory of the process."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+    def terminate(self, timeout_s: float = 40.0) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """Send SIGKILL, if it still runs, and reap it."""
+        self.process.kill()
+        self.process.wait(10)

@@ -1,0 +1,1 @@
+"""The worker: a Celery consumer in front of a batching pipeline and a resident model."""

@@ -1,0 +1,205 @@
+"""The worker process: the one place where its parts are made and put together.
+
+Order matters: the schema is checked, the model is loaded, verified and warmed up, and only then
+does the process connect to the broker and show itself in the ``workers`` table.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+import redis
+import structlog
+from celery import Celery, signals
+
+from alexq_schema import migrations
+from alexq_schema.celery_settings import celery_config
+from alexq_schema.db import workers
+from alexq_schema.db.session import Database
+from alexq_schema.errors import AlexqError, UnavailableError
+from alexq_schema.ids import new_id
+from alexq_schema.images import open_image_store
+from alexq_schema.models import ModelStore
+from alexq_schema.settings import Settings
+from alexq_worker import logs, tasks
+from alexq_worker.door import Door
+from alexq_worker.inference.decode import Decoder
+from alexq_worker.inference.engine import Engine
+from alexq_worker.intake import Intake
+from alexq_worker.lifecycle import SWEEP_EVERY_S, Heartbeat, Notifier, Repeating, Sweeper
+from alexq_worker.pipeline.commit import CommitReport
+from alexq_worker.pipeline.pipeline import Pipeline
+from alexq_worker.table import SqlJobTable
+
+RESULT_EXPIRES_S = 3600
+"""How long an answer stays in Celery's Redis result backend; SQL keeps it."""
+
+log = logging.getLogger("alexq.worker")
+batch_log = structlog.get_logger("alexq.batch")
+
+
+def main() -> int:
+    """Run a worker until SIGTERM or SIGINT; return the exit code: 0 stopped in good order."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery takes over: nothing is held yet
+    try:
+        settings = Settings.connected()
+        logs.configure(settings.log_format)
+        return Process(settings).run()
+    except AlexqError as error:
+        print(f"error [{error.code}]: {error.detail}", file=sys.stderr)  # noqa: T201
+        return 3 if isinstance(error, UnavailableError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+class Process:
+    """One worker process: one device, one resident model."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load and warm up the model, and prepare everything else; nothing is consumed yet.
+
+        Raises:
+            DatabaseUnavailableError, MigrationError, ModelError, DeviceError, SettingsError: says what to do.
+        """
+        self.settings = settings
+        migrations.require_head(settings.database_url)
+        version = ModelStore(settings.models_dir).resolve(settings.model)
+        self.engine = Engine.load(
+            version, device=settings.device, precision=settings.precision, max_batch=settings.max_batch
+        )
+        self.engine.warm_up()
+        self.worker_id = new_id()
+        self.database = Database(settings.database_url)
+        with self.database.begin() as connection:
+            self.model_id = workers.register_model(
+                connection, self.engine.model_ref, version.info.weights_sha256
+            )
+        client = redis.Redis.from_url(
+            settings.broker_url,
+            socket_connect_timeout=settings.publish_timeout_s,
+            socket_timeout=settings.publish_timeout_s,
+        )
+        images = open_image_store(settings.images_url)
+        self.notifier = Notifier(client)
+        intake = Intake()
+        self.pipeline = Pipeline(
+            table=SqlJobTable(
+                self.database,
+                worker_id=self.worker_id,
+                model_id=self.model_id,
+                max_attempts=settings.max_attempts,
+            ),
+            images=images,
+            decoder=Decoder(version.info.preprocessing, settings.max_image_pixels),
+            engine=self.engine,
+            max_batch=settings.max_batch,
+            decode_threads=settings.decode_threads,
+            on_committed=self._committed,
+            on_room=intake.wake,
+            on_fatal=_die,
+        )
+        self.app = celery_app(settings)
+        self.app.steps["consumer"].add(intake.step(self.pipeline))
+        tasks.register(self.app, self.pipeline.submit, Door(self.database, images, settings.max_image_bytes))
+        sweeper = Sweeper(settings, self.database, client, self.app, self.notifier)
+        heartbeat = Heartbeat(self.database, self.worker_id, self.pipeline.stalled_s)
+        self._repeating = [
+            Repeating("alexq-heartbeat", settings.heartbeat_s, heartbeat.beat),
+            Repeating("alexq-sweep", SWEEP_EVERY_S, sweeper.sweep),
+        ]
+
+    def run(self) -> int:
+        """Consume until told to stop; return 0 when everything in flight was finished or given back."""
+        signals.worker_ready.connect(self._ready, weak=False)
+        signals.worker_shutting_down.connect(self._shutting_down, weak=False)
+        host = socket.gethostname()
+        worker = self.app.Worker(
+            hostname=f"alexq-{os.getpid()}@{host}",
+            pool="threads",
+            concurrency=self.pipeline.capacity,
+            without_mingle=True,
+            without_gossip=True,
+            loglevel=logging.WARNING,
+            quiet=True,
+        )
+        worker.start()
+        self.pipeline.drain()
+        for repeating in self._repeating:
+            repeating.stop()
+        if not self.pipeline.stop(self.settings.stop_grace_s):
+            log.error("jobs were still in flight after %s s", self.settings.stop_grace_s)
+            return 1
+        with self.database.begin() as connection:
+            workers.leave(connection, self.worker_id)
+        self.database.close()
+        log.info("stopped in good order")
+        return 0
+
+    def _ready(self, **_: Any) -> None:
+        """The consumer is connected and no message has been taken: show the worker, start its threads."""
+        with self.database.begin() as connection:
+            workers.register(
+                connection,
+                self.worker_id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                device=self.engine.device_name,
+                model_id=self.model_id,
+            )
+        self.pipeline.start()
+        for repeating in self._repeating:
+            repeating.start()
+        log.info("ready: %s on %s", self.engine.model_ref.name, self.engine.device_name)
+
+    def _shutting_down(self, **_: Any) -> None:
+        """Runs in the signal handler: begin to drain, and bound the time that it may take."""
+        self.pipeline.drain()
+        last_word = threading.Timer(self.settings.stop_grace_s + 5.0, os._exit, args=(1,))
+        last_word.daemon = True
+        last_word.start()
+
+    def _committed(self, report: CommitReport) -> None:
+        self.notifier.announce((claim.submission_id, claim.job_id) for claim in report.claims)
+        for batch in report.batches:
+            batch_log.info(
+                "batch",
+                size=batch.size,
+                decode_s=round(batch.decode_s, 4),
+                forward_s=round(batch.forward_s, 4),
+                commit_s=round(report.commit_s, 4),
+                fenced=report.fenced,
+                in_flight=report.in_flight,
+            )
+        if report.failed:
+            batch_log.info("failed inputs", count=report.failed)
+
+
+def celery_app(settings: Settings) -> Celery:
+    """Return the worker's Celery app, without tasks."""
+    app = Celery("alexq")
+    app.conf.update(
+        celery_config(settings),
+        result_backend=settings.broker_url,
+        result_backend_thread_safe=True,
+        result_expires=RESULT_EXPIRES_S,
+        task_acks_late=True,
+        task_store_errors_even_if_ignored=False,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+    )
+    return app
+
+
+def _die(error: Exception) -> None:
+    """End the process at once: its jobs return to the queue as a crashed worker's do."""
+    log.critical("a stage of the pipeline broke; this process ends", exc_info=error)
+    os._exit(70)

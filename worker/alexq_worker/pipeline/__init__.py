@@ -1,0 +1,1 @@
+"""Claim, decode, forward, commit: batches that seal late. Knows no torch, Celery, Redis or SQL."""

@@ -1,0 +1,64 @@
+"""First stage: everything that waits is claimed in one UPDATE."""
+
+from __future__ import annotations
+
+import queue
+from collections import Counter
+from collections.abc import Sequence
+
+from alexq_worker.pipeline.flow import Flow, Item
+from alexq_worker.pipeline.ports import JobTable
+from alexq_worker.pipeline.ticket import Ticket
+
+
+class Claimer:
+    """Owned by one thread, which alone reads ``tickets``; None in it, or draining, ends it."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        table: JobTable,
+        tickets: queue.SimpleQueue[Ticket | None],
+        items: queue.Queue[Item | None],
+    ) -> None:
+        self._flow = flow
+        self._table = table
+        self._tickets = tickets
+        self._items = items
+
+    def run(self) -> None:
+        """Claim until draining begins; then give back what was not claimed."""
+        while True:
+            tickets = self._waiting()
+            if self._flow.draining.is_set():
+                self._give_back(tickets)
+                return
+            self._claim(tickets)
+
+    def _waiting(self) -> list[Ticket]:
+        """Return every ticket that waits, after waiting for one."""
+        waiting = [self._tickets.get()]
+        while not self._tickets.empty():
+            waiting.append(self._tickets.get())
+        return [ticket for ticket in waiting if ticket is not None]
+
+    def _give_back(self, tickets: Sequence[Ticket]) -> None:
+        for ticket in tickets:
+            ticket.give_back_all()
+            self._flow.leave(len(ticket.job_ids))
+
+    def _claim(self, tickets: Sequence[Ticket]) -> None:
+        owner = {job_id: ticket for ticket in tickets for job_id in ticket.job_ids}
+        claims = self._flow.until_answered(
+            "claim", lambda: self._table.claim(list(owner)), even_draining=False
+        )
+        if claims is None:
+            self._give_back(tickets)
+            return
+        items = [Item(claim, owner[claim.job_id]) for claim in claims]
+        claimed = Counter(id(item.ticket) for item in items)
+        for ticket in tickets:
+            ticket.start(claimed[id(ticket)])
+            self._flow.leave(len(ticket.job_ids) - claimed[id(ticket)])
+        for item in items:
+            self._items.put(item)

@@ -1,0 +1,116 @@
+"""Last stage: everything that is finished is committed in one transaction, then tasks resolve."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from alexq_schema.job import Prediction
+from alexq_schema.work import Claim, Outcome, Succeeded
+from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
+from alexq_worker.pipeline.ports import JobTable
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch that went through the model."""
+
+    size: int
+    """Images."""
+    decode_s: float
+    """Summed over the images."""
+    forward_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CommitReport:
+    """One transaction: every batch, and every input at fault, that was finished by then."""
+
+    batches: tuple[BatchReport, ...]
+    claims: tuple[Claim, ...]
+    failed: int
+    """Inputs at fault, and errors of ours."""
+    fenced: int
+    """Outcomes refused because the job was no longer this worker's."""
+    commit_s: float
+    in_flight: int
+    """Jobs still in the pipeline."""
+
+
+OnCommitted = Callable[[CommitReport], None]
+
+
+class CommitStage:
+    """Owned by one thread, which settles the tickets; None in ``finished`` ends it."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        table: JobTable,
+        labels: Sequence[str],
+        finished: queue.Queue[Forwarded | Ended | None],
+        on_committed: OnCommitted,
+    ) -> None:
+        self._flow = flow
+        self._table = table
+        self._labels = labels
+        self._finished = finished
+        self._on_committed = on_committed
+
+    def run(self) -> None:
+        """Commit until the engine's thread says that nothing more comes."""
+        is_last = False
+        while not is_last:
+            waiting = self._waiting()
+            is_last = waiting[-1] is None
+            if done := [part for part in waiting if part is not None]:
+                self._commit(done)
+
+    def _waiting(self) -> list[Forwarded | Ended | None]:
+        """Return everything that is finished, after waiting for something."""
+        waiting = [self._finished.get()]
+        with suppress(queue.Empty):
+            while waiting[-1] is not None:
+                waiting.append(self._finished.get_nowait())
+        return waiting
+
+    def _commit(self, done: Sequence[Forwarded | Ended]) -> None:
+        pairs = [pair for part in done for pair in self._outcomes(part)]
+        outcomes = [outcome for _, outcome in pairs]
+        started = self._flow.clock()
+        committed = self._flow.until_answered(
+            "commit", lambda: self._table.commit(outcomes), even_draining=True
+        )
+        assert committed is not None
+        commit_s = self._flow.clock() - started
+        forwarded = [part for part in done if isinstance(part, Forwarded)]
+        report = CommitReport(
+            batches=tuple(
+                BatchReport(len(part.items), sum(item.decode_s for item in part.items), part.forward_s)
+                for part in forwarded
+            ),
+            claims=tuple(item.claim for item, _ in pairs),
+            failed=len(done) - len(forwarded),
+            fenced=committed.fenced,
+            commit_s=commit_s,
+            in_flight=self._flow.in_flight - len(pairs),
+        )
+        self._on_committed(report)
+        for item, _ in pairs:
+            item.ticket.settle(committed.answers.get(item.claim.job_id))
+        self._flow.leave(len(pairs))
+
+    def _outcomes(self, part: Forwarded | Ended) -> Iterator[tuple[Item, Outcome]]:
+        if isinstance(part, Ended):
+            yield part.item, part.outcome
+            return
+        for item, indices, probabilities in zip(
+            part.items, part.top.indices.tolist(), part.top.probabilities.tolist(), strict=True
+        ):
+            predictions = tuple(
+                Prediction(rank=rank, index=index, label=self._labels[index], probability=probability)
+                for rank, (index, probability) in enumerate(zip(indices, probabilities, strict=True), start=1)
+            )
+            yield item, Succeeded(item.claim, predictions, item.decode_s, part.forward_s, len(part.items))

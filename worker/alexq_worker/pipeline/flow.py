@@ -1,0 +1,106 @@
+"""What the stages share: the items that pass through, how many there are, and whether to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from alexq_schema.errors import DatabaseUnavailableError
+from alexq_schema.work import Claim, Outcome
+from alexq_worker.pipeline.ports import TopK
+from alexq_worker.pipeline.ticket import Ticket
+
+DATABASE_RETRY_S = 1.0
+"""Pause before a claim or a commit is tried again while the database does not answer."""
+
+Answer = TypeVar("Answer")
+
+log = logging.getLogger("alexq.pipeline")
+
+
+@dataclass(slots=True)
+class Item:
+    """A claimed job on its way; in one stage's hands at a time."""
+
+    claim: Claim
+    ticket: Ticket
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """A batch that went through the device; made into outcomes by the committer, off the device's thread."""
+
+    items: list[Item]
+    top: TopK
+    forward_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An item whose outcome is known without the model."""
+
+    item: Item
+    outcome: Outcome
+
+
+class Flow:
+    """Counts the job ids in flight; knows when one last got on and whether to stop. For all threads."""
+
+    def __init__(
+        self, *, capacity: int, on_room: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.capacity = capacity
+        self.clock = clock
+        self.lock = threading.RLock()  # reentrant: a signal handler may drain
+        self.in_flight = 0
+        self.draining = threading.Event()
+        self._on_room = on_room
+        self._progress_at = clock()
+
+    @property
+    def has_room(self) -> bool:
+        """Return whether more messages should be handed in."""
+        return self.in_flight < self.capacity and not self.draining.is_set()
+
+    def enter(self, count: int) -> None:
+        """Note that ``count`` more ids are in flight."""
+        with self.lock:
+            if self.in_flight == 0:
+                self._progress_at = self.clock()
+            self.in_flight += count
+
+    def leave(self, count: int) -> None:
+        """Note that ``count`` ids are no longer in flight."""
+        with self.lock:
+            was_full = self.in_flight >= self.capacity
+            self.in_flight -= count
+            self._progress_at = self.clock()
+            is_room_new = was_full and self.in_flight < self.capacity
+        if is_room_new:
+            self._on_room()
+
+    def stalled_s(self) -> float:
+        """Return for how long ids have been in flight without one of them leaving, in seconds."""
+        with self.lock:
+            return self.clock() - self._progress_at if self.in_flight else 0.0
+
+    def until_answered(self, what: str, call: Callable[[], Answer], *, even_draining: bool) -> Answer | None:
+        """Return what ``call`` returns, trying again while the database does not answer.
+
+        Returns:
+            None when draining began first and ``even_draining`` is false.
+        """
+        while True:
+            try:
+                return call()
+            except DatabaseUnavailableError as error:
+                log.warning("%s waits for the database: %s", what, error)
+                if not even_draining and self.draining.wait(DATABASE_RETRY_S):
+                    return None
+                if even_draining:
+                    time.sleep(DATABASE_RETRY_S)

@@ -1,0 +1,138 @@
+"""The pipeline: one claimer, a decode thread per core, one engine thread, one committer.
+
+    submit ─▶ Claimer ─▶ items ─▶ DecodeStage ─▶ Assembly ─▶ ForwardStage ─▶ finished ─▶ CommitStage
+             1 UPDATE             a thread/core   2 buffers    the device                1 transaction
+
+Every queue is bounded, and an item is in one stage's hands at a time. The outside must not hand in
+messages while ``has_room`` is false. A stage that fails in a way that has no name ends the process
+(``on_fatal``): its jobs return to the queue as a crashed worker's do.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from uuid import UUID
+
+from alexq_worker.pipeline.assembly import Assembly
+from alexq_worker.pipeline.claim import Claimer
+from alexq_worker.pipeline.commit import CommitStage, OnCommitted
+from alexq_worker.pipeline.decode import DecodeStage
+from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
+from alexq_worker.pipeline.forward import ForwardStage
+from alexq_worker.pipeline.ports import Decoder, Engine, ImageLoader, JobTable
+from alexq_worker.pipeline.ticket import Summary, Ticket
+
+BATCHES_IN_FLIGHT = 3
+"""One filling, one on the device, one being committed."""
+
+
+class Pipeline:
+    """Takes job ids, returns futures. ``start``, ``drain`` and ``stop`` may be called twice."""
+
+    def __init__(
+        self,
+        *,
+        table: JobTable,
+        images: ImageLoader,
+        decoder: Decoder,
+        engine: Engine,
+        max_batch: int,
+        decode_threads: int,
+        on_committed: OnCommitted,
+        on_room: Callable[[], None],
+        on_fatal: Callable[[Exception], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; no thread runs before :meth:`start`.
+
+        Args:
+            on_committed: called after each commit and before its tasks resolve.
+            on_room: called, from any thread, when ``has_room`` becomes true again.
+            on_fatal: called when a stage broke; must end the process.
+        """
+        self._flow = Flow(capacity=BATCHES_IN_FLIGHT * max_batch, on_room=on_room, clock=clock)
+        self._on_fatal = on_fatal
+        self._assembly: Assembly[Item] = Assembly(engine.new_batch)
+        self._tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._items: queue.Queue[Item | None] = queue.Queue(self._flow.capacity)
+        finished: queue.Queue[Forwarded | Ended | None] = queue.Queue(self._flow.capacity)
+        decode = DecodeStage(self._flow, table, images, decoder, self._items, self._assembly, finished)
+        self._claimer = self._thread(
+            "alexq-claim", Claimer(self._flow, table, self._tickets, self._items).run
+        )
+        self._decoders = [self._thread(f"alexq-decode-{n}", decode.run) for n in range(decode_threads)]
+        self._device = self._thread(
+            "alexq-engine", ForwardStage(self._flow, engine, self._assembly, finished).run
+        )
+        self._committer = self._thread(
+            "alexq-commit", CommitStage(self._flow, table, engine.labels, finished, on_committed).run
+        )
+        self._stopper = self._thread("alexq-stop", self._end_stages_in_order)
+
+    def _thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                run()
+            except Exception as error:  # noqa: BLE001 - the process loop
+                self._on_fatal(error)
+
+        return threading.Thread(target=guarded, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the threads."""
+        if self._claimer.ident is None:
+            for thread in (self._committer, self._device, *self._decoders, self._claimer, self._stopper):
+                thread.start()
+
+    def submit(self, job_ids: Sequence[UUID]) -> Future[Summary]:
+        """Hand in job ids; the future resolves when each is committed, not to be done, or given back."""
+        ticket = Ticket(job_ids)
+        with self._flow.lock:
+            if self._flow.draining.is_set():
+                ticket.give_back_all()
+            else:
+                self._flow.enter(len(ticket.job_ids))
+                self._tickets.put(ticket)
+        return ticket.future
+
+    @property
+    def capacity(self) -> int:
+        """Jobs in flight at which ``has_room`` turns false."""
+        return self._flow.capacity
+
+    @property
+    def has_room(self) -> bool:
+        """Return whether more messages should be handed in."""
+        return self._flow.has_room
+
+    def stalled_s(self) -> float:
+        """Return for how long jobs have been in flight without one of them getting done, in seconds."""
+        return self._flow.stalled_s()
+
+    def drain(self) -> None:
+        """Begin to stop, without waiting: finish what is decoded, give back the rest. Signal-safe."""
+        with self._flow.lock:
+            self._flow.draining.set()
+            self._tickets.put(None)
+
+    def stop(self, grace_s: float) -> bool:
+        """Drain, and wait for it; returns whether everything was done within ``grace_s``."""
+        self.drain()
+        if self._stopper.ident is None:
+            return True
+        self._stopper.join(grace_s)
+        return not self._stopper.is_alive()
+
+    def _end_stages_in_order(self) -> None:
+        self._claimer.join()
+        for _ in self._decoders:
+            self._items.put(None)
+        for thread in self._decoders:
+            thread.join()
+        self._assembly.close()
+        self._device.join()
+        self._committer.join()

@@ -1,0 +1,94 @@
+"""What the pipeline needs of the outside; the composition root hands it in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexq_schema.job import Job
+from alexq_schema.work import Claim, Outcome
+
+Pixels = NDArray[np.uint8]
+
+
+class JobTable(Protocol):
+    """The rows: each call is one transaction.
+
+    Every method raises DatabaseUnavailableError when the database does not answer.
+    """
+
+    def claim(self, job_ids: Sequence[UUID]) -> list[Claim]:
+        """Take those that are queued."""
+
+    def commit(self, outcomes: Sequence[Outcome]) -> Committed:
+        """Write what became of claimed jobs."""
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give claimed jobs back, their attempt not used up."""
+
+
+class Committed(Protocol):
+    """What a commit did."""
+
+    @property
+    def fenced(self) -> int:
+        """Outcomes that were refused: the job was no longer this worker's."""
+
+    @property
+    def answers(self) -> Mapping[UUID, Job]:
+        """The jobs, as committed, whose submitter waits for them at Celery's own door."""
+
+
+class ImageLoader(Protocol):
+    """Reads images; see :class:`alexq_schema.images.ImageStore`."""
+
+    def get(self, key: str) -> bytes:
+        """Return the encoded image."""
+
+
+class Picture(Protocol):
+    """One decoded, resized and cropped image."""
+
+    def write_to(self, out: Pixels) -> None:
+        """Write uint8[crop, crop, 3] RGB into a batch's slot."""
+
+
+class Decoder(Protocol):
+    """Turns encoded images into pictures; many threads call it at once."""
+
+    def decode(self, data: bytes) -> Picture:
+        """Return the picture.
+
+        Raises:
+            ImageError: the input's fault, typed.
+        """
+
+
+class TopK(Protocol):
+    """The best classes of each image of a batch, best first."""
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """int64[B, K]."""
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """float32[B, K]."""
+
+
+class Engine(Protocol):
+    """The resident model; only the pipeline's engine thread calls ``classify``."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Label of each class index."""
+
+    def new_batch(self) -> Pixels:
+        """Return uint8[max_batch, crop, crop, 3] host memory that the device reads fast."""
+
+    def classify(self, images: Pixels) -> TopK:
+        """Classify uint8[B, crop, crop, 3], 1 <= B <= max_batch."""

@@ -1,0 +1,76 @@
+"""The two Celery tasks. Each hands its ids to the pipeline and waits for their fate.
+
+Messages that this worker leaves behind while it stops are rejected back to the queue. SystemExit and
+MemoryError would leak a slot of Celery's thread pool and lose the message, so they requeue it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import wraps
+from typing import Any
+from uuid import UUID
+
+from celery import Celery, Task
+from celery.exceptions import Ignore, Reject
+
+from alexq_schema.errors import MessageError
+from alexq_schema.messages import ClassifyImage, ClassifyJobs
+from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS
+from alexq_worker.door import Door
+from alexq_worker.pipeline.ticket import Summary
+
+WAIT_S = 3600.0
+"""How long a task waits for the pipeline: as long as the broker waits for the task's ack."""
+
+Submit = Callable[[Sequence[UUID]], Future[Summary]]
+
+
+def register(app: Celery, submit: Submit, door: Door) -> None:
+    """Add the tasks to ``app``."""
+
+    def settled(job_ids: Sequence[UUID]) -> Summary:
+        summary = submit(job_ids).result(WAIT_S)
+        if summary.given_back:
+            raise Reject("this worker is stopping", requeue=True)
+        return summary
+
+    @app.task(name=TASK_CLASSIFY_JOBS, ignore_result=True)  # type: ignore[untyped-decorator]
+    @_never_loses_its_message
+    def classify_jobs(**body: Any) -> dict[str, int]:
+        """Look at these jobs; the results are in SQL."""
+        message = ClassifyJobs.parse(body)
+        summary = settled(message.job_ids)
+        return {"jobs": len(message.job_ids), "claimed": summary.claimed}
+
+    @app.task(name=TASK_CLASSIFY_IMAGE, bind=True)  # type: ignore[untyped-decorator]
+    @_never_loses_its_message
+    def classify_image(self: Task, image_base64: str | None = None, **body: Any) -> dict[str, Any]:
+        """Classify the image of this message and return the job object."""
+        job_id = _job_id(self.request.id)
+        door.accept(job_id, ClassifyImage.parse({"image_base64": image_base64, **body}))
+        job = settled([job_id]).answers.get(job_id) or door.job(job_id)
+        if not (job.state != "rejected" and job.state.is_terminal):
+            raise Ignore  # another worker's, or to be tried again: that one will answer
+        return job.model_dump(mode="json")
+
+
+def _job_id(task_id: str) -> UUID:
+    try:
+        return UUID(task_id)
+    except ValueError as error:
+        raise MessageError(
+            f"task id {task_id!r} is not a UUID; it becomes the job id, so leave it to Celery"
+        ) from error
+
+
+def _never_loses_its_message(task: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(task)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return task(*args, **kwargs)
+        except (MemoryError, SystemExit) as error:
+            raise Reject(f"{type(error).__name__} in the task", requeue=True) from error
+
+    return guarded

@@ -1,0 +1,215 @@
+"""From the bytes of one image to the pixels that the network sees, as the notebook does it.
+
+The reference is ``CenterCrop(224)(Resize(256)(Image.open(f).convert("RGB")))`` with torchvision's
+transforms on Pillow images; the pixels here are bit for bit the same, with Pillow alone. As there,
+EXIF orientation is NOT applied: a photograph that a phone stored lying down is classified lying
+down. Colour profiles are ignored, alpha is dropped, and 16-bit RGB PNG arrives as Pillow's 8 bits.
+
+The bytes are hostile until proven otherwise. Everything Pillow may raise becomes one of the typed
+image errors, and the size in the header is checked before a pixel is allocated.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from alexq_schema.errors import (
+    AlexqError,
+    EngineError,
+    ImageAnimatedError,
+    ImageCorruptError,
+    ImageEmptyError,
+    ImageModeError,
+    ImageTooManyPixelsError,
+    ImageTruncatedError,
+    ImageTypeError,
+    ModelInvalidError,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.ImageFile import ImageFile
+
+    from alexq_schema.models import Preprocessing
+
+# Pillow's readers are called directly, not through Image.open: it would try formats in turn, warn
+# about sizes according to one limit that is global to the process, and open a phone's multi-picture
+# JPEG (MPO) as a second format. The plain JPEG reader gives the first picture, the same pixels.
+_SIGNATURES: tuple[tuple[str, re.Pattern[bytes], type[ImageFile]], ...] = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff"), JpegImageFile),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
+    ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
+    ("GIF", re.compile(rb"GIF8[79]a"), GifImageFile),
+)
+_MODES_WITH_8_BIT_RGB = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image, decoded, resized and cropped."""
+
+    image: Image.Image
+    """Mode RGB, crop × crop pixels."""
+
+    def write_to(self, out: NDArray[np.uint8]) -> None:
+        """Copy the pixels into ``out``, uint8[crop, crop, 3] RGB: one slot of a batch."""
+        out[...] = np.asarray(self.image)
+
+
+class Decoder:
+    """Decodes images for one preprocessing. Holds no state: any number of threads may share it."""
+
+    def __init__(self, preprocessing: Preprocessing, max_pixels: int) -> None:
+        """Refuse images of more than ``max_pixels`` (width × height, before or after the resize).
+
+        Raises:
+            ModelInvalidError: the crop is larger than the resized picture.
+        """
+        if not 1 <= preprocessing.crop <= preprocessing.resize:
+            raise ModelInvalidError(
+                f"preprocessing crops {preprocessing.crop} pixels from a picture resized to "
+                f"{preprocessing.resize}: correct model.json"
+            )
+        self._resize = preprocessing.resize
+        self._crop = preprocessing.crop
+        self._max_pixels = max_pixels
+
+    def decode(self, data: bytes) -> Picture:
+        """Return the resized and cropped picture in ``data``, a JPEG, PNG, WebP or GIF file.
+
+        Raises:
+            ImageEmptyError: 0 bytes.
+            ImageTypeError: the first bytes are of no accepted type.
+            ImageTruncatedError: the file ends before the picture does.
+            ImageCorruptError: the bytes are not a valid picture of the type they claim.
+            ImageTooManyPixelsError: too many pixels; found from the header, before decoding.
+            ImageModeError: the pixels have no 8-bit RGB form (16-bit grey, 32-bit, float).
+            ImageAnimatedError: a GIF, PNG or WebP of more than one frame.
+            EngineError: this process is out of memory; the image may be fine.
+        """
+        kind, reader = _identify(data)
+        file = BytesIO(data)
+        try:
+            with reader(file) as image:
+                self._check_header(kind, image)
+                return Picture(self._resize_and_crop(_to_rgb(image)))
+        except AlexqError:
+            raise
+        except MemoryError as error:
+            raise EngineError(
+                f"out of memory while decoding a {kind} of {len(data)} bytes: give the worker more memory, "
+                "or lower ALEXQ_DECODE_THREADS or ALEXQ_MAX_IMAGE_PIXELS"
+            ) from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise ImageTooManyPixelsError(f"the {kind} is too large: {_readable(error)}") from error
+        except Exception as error:  # a hostile file can make a decoder raise anything
+            if _ends_early(kind, data, file, error):
+                raise ImageTruncatedError(
+                    f"the {kind} ends before its picture does, after {len(data)} bytes "
+                    f"({_readable(error)}): send the whole file"
+                ) from error
+            raise ImageCorruptError(
+                f"the {kind} is damaged ({_readable(error)}): save it again from its source"
+            ) from error
+
+    def _check_header(self, kind: str, image: ImageFile) -> None:
+        """Refuse what the header alone rules out; nothing is decoded yet."""
+        width, height = image.size
+        if width * height > self._max_pixels:
+            raise ImageTooManyPixelsError(
+                f"the {kind} has {width} × {height} pixels, more than the limit of {self._max_pixels} "
+                "(ALEXQ_MAX_IMAGE_PIXELS): scale it down first"
+            )
+        resized_width, resized_height = self._resized(width, height)
+        if resized_width * resized_height > self._max_pixels:
+            raise ImageTooManyPixelsError(
+                f"the {kind} of {width} × {height} pixels is so long and thin that resizing its shorter side "
+                f"to {self._resize} makes {resized_width} × {resized_height} pixels, more than the limit of "
+                f"{self._max_pixels} (ALEXQ_MAX_IMAGE_PIXELS): crop it first"
+            )
+        if image.mode not in _MODES_WITH_8_BIT_RGB:
+            raise ImageModeError(
+                f"the {kind} has pixels of mode {image.mode}, which have no faithful 8-bit RGB form: "
+                "convert it to 8 bits a channel first"
+            )
+        # A phone's JPEG may carry more pictures (MPO); its reader here sees only the first.
+        if getattr(image, "is_animated", False):
+            raise ImageAnimatedError(f"the {kind} is animated: send one frame as an image of its own")
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height after torchvision's ``Resize``: the shorter side is exact."""
+        if width <= height:
+            return self._resize, int(self._resize * height / width)
+        return int(self._resize * width / height), self._resize
+
+    def _resize_and_crop(self, image: Image.Image) -> Image.Image:
+        # resize(box=…) would compute only the pixels that stay and save 0.2 ms of 2.4, but Pillow keeps
+        # the box in single precision: one random size in ten came out with other pixels.
+        width, height = self._resized(*image.size)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        # round() takes halves to even, as torchvision's CenterCrop does.
+        left, top = round((width - self._crop) / 2), round((height - self._crop) / 2)
+        return resized.crop((left, top, left + self._crop, top + self._crop))
+
+
+def _identify(data: bytes) -> tuple[str, type[ImageFile]]:
+    """Return the type that the first bytes claim, and its reader."""
+    if not data:
+        raise ImageEmptyError("the image has 0 bytes: send the file's content")
+    for kind, signature, reader in _SIGNATURES:
+        if signature.match(data):
+            return kind, reader
+    raise ImageTypeError(
+        f"the first bytes ({data[:8].hex(' ')}) are not those of a JPEG, PNG, WebP or GIF: "
+        "convert the image to one of these"
+    )
+
+
+def _to_rgb(image: ImageFile) -> Image.Image:
+    image.load()
+    if image.mode == "RGB":
+        return image  # convert() would copy
+    # Transparency has no part in convert("RGB") but a warning when it is a palette's.
+    image.info.pop("transparency", None)
+    return image.convert("RGB")
+
+
+def _ends_early(kind: str, data: bytes, file: BytesIO, error: Exception) -> bool:
+    """Return whether ``error`` came from running out of bytes."""
+    if kind == "WebP":  # libwebp does not say why; the container's length field does
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    if kind == "PNG":
+        return _png_ends_early(data)
+    if "truncated" in str(error).lower():
+        return True
+    short_read = (EOFError, struct.error, IndexError)
+    return isinstance(error, EOFError) or (
+        file.tell() >= len(data) and isinstance(error.__cause__ or error, short_read)
+    )
+
+
+def _png_ends_early(data: bytes) -> bool:
+    """Return whether the chunks, each of 12 bytes and its content, run past the end before IEND."""
+    place = 8
+    while data[place + 4 : place + 8] != b"IEND":
+        if place >= len(data):
+            return True
+        place += 12 + int.from_bytes(data[place : place + 4])
+    return False
+
+
+def _readable(error: Exception, limit: int = 160) -> str:
+    """Return the error's text in one printable line: it may quote bytes of the file."""
+    text = "".join(c if c.isprintable() else " " for c in str(error)) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,46 @@
+"""Which device the model runs on."""
+
+from __future__ import annotations
+
+import torch
+
+from alexq_schema.errors import DeviceError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that ``name`` means here.
+
+    Args:
+        name: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        DeviceError: this machine does not have it; says what was found.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"device {name!r} is not auto, cpu, mps, cuda or cuda:N") from error
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        found = (device.index or 0) < torch.cuda.device_count()
+    else:
+        found = device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
+    if not found:
+        raise DeviceError(
+            f"device {name!r} is not there (found: {', '.join(_found())}); set ALEXQ_DEVICE to one of these"
+        )
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """Return the device's name for people, such as ``cuda:0 (NVIDIA H200)``."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+def _found() -> list[str]:
+    cuda = [describe(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
+    return cuda + (["mps"] if torch.backends.mps.is_available() else []) + ["cpu"]

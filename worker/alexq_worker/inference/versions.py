@@ -1,0 +1,279 @@
+"""Make model versions: seeded untrained weights, torchvision's pretrained ones, somebody's own.
+
+A version is written beside its place and renamed into it, so that a folder that is there is whole.
+One that is there and intact is never changed; a damaged one is replaced by the same version only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pickle
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from alexq_schema.errors import ModelDownloadError, ModelError, ModelInvalidError
+from alexq_schema.models import ModelInfo, ModelStore, ModelVersion
+from alexq_worker.inference import architectures
+from alexq_worker.inference.download import fetch_state_dict
+from alexq_worker.inference.torchvision_ops import import_torchvision
+
+PRETRAINED_REF = "alexnet/imagenet1k-v1"
+
+
+def create_untrained(store: ModelStore, seed: int = 0) -> ModelVersion:
+    """Return ``alexnet/untrained-seed<seed>``: ImageNet's labels on seeded random weights.
+
+    The weights are uniform with He's variance (He et al. 2015, arXiv:1502.01852, eq. 10), biases 0:
+    activations keep their size through the ReLU layers, so that the probabilities are far from
+    uniform and differ from image to image, where torch's own initialisation gives 0.001 to every
+    class. They are drawn with NumPy and scaled in separate fp32 steps: the same bytes on every
+    machine, and torch's global generator is left alone.
+
+    Raises:
+        ModelError: the models folder cannot be written, or holds another version of this name.
+    """
+    ref = f"alexnet/untrained-seed{seed}"
+    if (there := _find_intact(store, ref)) is not None:
+        return there
+    labels = _imagenet_labels()
+    generator = np.random.default_rng(seed)
+    state = {}
+    for name, tensor in architectures.build("alexnet", len(labels)).state_dict().items():
+        values = np.zeros(tensor.shape, np.float32)
+        if name.endswith(".weight"):
+            fan_in = values[0].size
+            generator.random(out=values, dtype=np.float32)  # [0, 1)
+            values *= 2
+            values -= 1
+            values *= np.float32((6 / fan_in) ** 0.5)
+        state[name] = torch.from_numpy(values)
+    return _write(store, ref, "alexnet", state, labels, trained=False, source=f"random, NumPy seed {seed}")
+
+
+def pull(store: ModelStore, *, url: str | None = None, progress: bool) -> ModelVersion:
+    """Return ``alexnet/imagenet1k-v1``: torchvision's pretrained AlexNet, downloaded unless it is there.
+
+    Args:
+        store: the models folder.
+        url: a mirror of torchvision's file; its name must carry the file's hash, as
+            ``alexnet-owt-7be5be79.pth`` does, and that hash is what is trusted.
+        progress: whether to draw a progress bar on stderr.
+
+    Raises:
+        UsageError: ``url`` is not HTTP(S) or its file name carries no hash.
+        ModelDownloadError: the weights could not be had, or are not AlexNet's.
+        ModelError: the models folder cannot be written, or holds another version of this name.
+    """
+    if (there := _find_intact(store, PRETRAINED_REF)) is not None:
+        return there
+    url = url or str(import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1.url)
+    state = fetch_state_dict(url, progress=progress)
+    labels = _imagenet_labels()
+    try:
+        state = _checked(state, "alexnet", labels, f"the file at {url}")
+    except ModelInvalidError as error:
+        raise ModelDownloadError(f"{error}; name another mirror with --url") from error
+    return _write(store, PRETRAINED_REF, "alexnet", state, labels, trained=True, source=url)
+
+
+def import_model(
+    store: ModelStore, ref: str, weights: Path, labels: Path, architecture: str = "alexnet"
+) -> ModelVersion:
+    """Add somebody's trained weights as the version ``ref``.
+
+    Args:
+        store: the models folder.
+        ref: ``name/version``, free or already this very version.
+        weights: a state dict, as ``.safetensors`` or as ``torch.save`` writes it.
+        labels: UTF-8, one label a line in class-index order.
+        architecture: a name that :mod:`.architectures` knows.
+
+    Raises:
+        ModelInvalidError: the files cannot be read, do not fit together or the architecture, hold
+            numbers that are not finite, or a pickle that needs more than tensors.
+        ModelNotFoundError: ``ref`` is not of the form name/version.
+        ModelError: the models folder cannot be written.
+    """
+    store.folder(ref)  # refuse a malformed name before reading 200 MB
+    names = _read_labels(labels)
+    state = _checked(_read_state(weights), architecture, names, str(weights))
+    return _write(
+        store, ref, architecture, state, names, trained=True, source=f"imported from {weights.name}"
+    )
+
+
+def _imagenet_labels() -> list[str]:
+    return list(import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        labels = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelInvalidError(f"cannot read the labels in {path} as UTF-8 text: {error}") from error
+    if len(labels) < 2 or not all(labels):
+        raise ModelInvalidError(f"{path} must hold one label a line, at least two and none of them empty")
+    return labels
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    """Return the tensors in a weights file; nothing in it is run."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelInvalidError(
+            f"{path} holds more than tensors, and alexq runs no code from a weights file: "
+            "save model.state_dict() with torch.save or safetensors and import that"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, LookupError) as error:
+        reason = (str(error) or "the file is cut short").splitlines()[0]
+        raise ModelInvalidError(f"cannot read the weights in {path}: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelInvalidError(f"{path} is not a state dict: save model.state_dict() and import that")
+    return state
+
+
+def _checked(
+    state: Mapping[str, Tensor], architecture: str, labels: Sequence[str], what: str
+) -> dict[str, Tensor]:
+    """Return ``state`` as contiguous fp32 copies, if it fits the architecture and the labels."""
+    head = state.get(f"{architectures.find_architecture(architecture).head}.bias")
+    if head is not None and head.shape != (len(labels),):
+        raise ModelInvalidError(
+            f"{what} has {head.numel()} outputs, the label list {len(labels)} labels: they must be the same"
+        )
+    architectures.check_fits(state, architectures.build(architecture, len(labels)), what)
+    copies = {
+        name: tensor.detach().to(
+            "cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True
+        )
+        for name, tensor in state.items()
+    }
+    broken = [name for name, tensor in copies.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ModelInvalidError(f"{what} has values that are not finite in {', '.join(broken)}")
+    return {name: tensor.contiguous() for name, tensor in copies.items()}
+
+
+def _find_intact(store: ModelStore, ref: str) -> ModelVersion | None:
+    """Return the version ``ref`` if it is there with files that are what its ``model.json`` says."""
+    try:
+        version = store.find(ref)
+        version.read_labels()
+        version.verify_weights()
+    except ModelError:
+        return None
+    return version
+
+
+def _write(
+    store: ModelStore,
+    ref: str,
+    architecture: str,
+    state: dict[str, Tensor],
+    labels: Sequence[str],
+    *,
+    trained: bool,
+    source: str,
+) -> ModelVersion:
+    """Write the version's three files and move them into place.
+
+    Raises:
+        ModelInvalidError: another version of this name is there.
+        ModelError: the models folder cannot be written.
+    """
+    folder = store.folder(ref)
+    name, version = ref.split("/")
+    # Directly in the models folder, where no listing of <name>/<version> looks.
+    draft = store.models_dir / f".draft-{secrets.token_hex(8)}"
+    try:
+        draft.mkdir(parents=True)
+        safetensors.torch.save_file(state, draft / "weights.safetensors")
+        (draft / "labels.txt").write_bytes("".join(f"{label}\n" for label in labels).encode())
+        info = ModelInfo(
+            name=name,
+            version=version,
+            architecture=architecture,
+            classes=len(labels),
+            weights_sha256=_sha256(draft / "weights.safetensors"),
+            labels_sha256=_sha256(draft / "labels.txt"),
+            trained=trained,
+            source=source,
+        )
+        (draft / "model.json").write_text(json.dumps(info.model_dump(mode="json"), indent=2) + "\n", "utf-8")
+        for path in (*draft.iterdir(), draft):
+            _sync(path)
+        _move_into_place(store, draft, folder, info)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot write model {ref} to {store.models_dir}: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return store.find(ref)
+
+
+def _move_into_place(store: ModelStore, draft: Path, folder: Path, info: ModelInfo) -> None:
+    folder.parent.mkdir(exist_ok=True)
+    try:
+        draft.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _refuse_another(store, info)
+        if _find_intact(store, info.ref) is None:
+            with _set_aside(folder):
+                draft.rename(folder)
+    _sync(folder.parent)
+
+
+def _refuse_another(store: ModelStore, info: ModelInfo) -> None:
+    """Raise if the folder of this name holds another version, intact or not."""
+    try:
+        there = store.find(info.ref).info
+    except ModelError:
+        return  # no readable model.json: nothing is known to be lost
+    if there.model_copy(update={"source": info.source}) != info:
+        raise ModelInvalidError(
+            f"model {info.ref} is already there and is another one; versions never change: "
+            "choose another version name"
+        )
+
+
+@contextlib.contextmanager
+def _set_aside(folder: Path) -> Iterator[None]:
+    """Move a damaged folder away for good, or back if what should replace it fails."""
+    aside = folder.parent.parent / f".damaged-{secrets.token_hex(8)}"
+    folder.rename(aside)
+    try:
+        yield
+    except OSError:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Make a file's content or a folder's entries survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

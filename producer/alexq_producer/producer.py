@@ -10,7 +10,7 @@ from typing import Literal, Self
 from uuid import UUID
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 
 from alexq_producer import sources
 from alexq_producer.announcements import Announcements
@@ -23,7 +23,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.errors import DatabaseUnavailableError, ImageError, JobNotFoundError, UsageError
 from alexq_schema.ids import new_id
 from alexq_schema.images import Staging, check_image, open_image_store
-from alexq_schema.job import Job
+from alexq_schema.job import Job, JobState
 from alexq_schema.names import TASK_CLASSIFY_JOBS
 from alexq_schema.settings import Settings
 
@@ -125,7 +125,7 @@ class Producer:
     def _publish(self, job_ids: Sequence[UUID]) -> None:
         try:
             publish(self._celery, [(job_id, TASK_CLASSIFY_JOBS) for job_id in job_ids])
-        except (OperationalError, OSError) as error:
+        except (KombuError, OSError) as error:
             log.warning("the broker does not answer (%s): %d accepted jobs go out later", error, len(job_ids))
             self._ask_sweeper(job_ids)
 
@@ -160,6 +160,21 @@ class Producer:
             raise JobNotFoundError(f"there is no submission {submission_id}")
         return submission
 
+    def submission_of_jobs(self, job_ids: Sequence[UUID]) -> Submission:
+        """Return something to wait on for jobs of one submission, or of none.
+
+        Raises:
+            JobNotFoundError: names those that do not exist.
+        """
+        submission_id = self.jobs(job_ids)[0].submission_id
+        return Submission(
+            submission_id or job_ids[0],
+            job_ids,
+            rejected=(),
+            database=self._database,
+            announcements=self._announcements,
+        )
+
     def jobs(self, job_ids: Sequence[UUID]) -> list[Job]:
         """Return these jobs as they stand now, in this order.
 
@@ -172,6 +187,30 @@ class Producer:
         if missing:
             raise JobNotFoundError(f"there is no job {', '.join(sorted(map(str, missing)))}")
         return found
+
+    def cancel(self, job_ids: Sequence[UUID]) -> list[UUID]:
+        """Cancel those that are unfinished, and return them; a running job's result is discarded."""
+        with self._database.begin() as connection:
+            return jobs.cancel(connection, job_ids)
+
+    def redrive(self, job_ids: Sequence[UUID] | None = None) -> list[UUID]:
+        """Queue dead jobs again with fresh attempts, and return them; None means every dead job."""
+        with self._database.begin() as connection:
+            return jobs.redrive(connection, job_ids)  # a worker's sweeper publishes them within seconds
+
+    def newest(
+        self,
+        *,
+        state: JobState | None = None,
+        label: str | None = None,
+        submission_id: UUID | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Return jobs, newest first, that match every filter given."""
+        with self._database.read() as connection:
+            return queries.newest(
+                connection, state=state, label=label, submission_id=submission_id, limit=limit
+            )
 
     def close(self) -> None:
         """Close every connection; submitted jobs go on."""

@@ -41,7 +41,7 @@ def publish(app: Any, jobs: Iterable[tuple[UUID, str]]) -> None:
         app: a Celery app configured with :func:`celery_config`.
 
     Raises:
-        kombu.exceptions.OperationalError, OSError: the broker does not answer; any part may have gone out.
+        kombu.exceptions.KombuError, OSError: the broker does not answer; any part may have gone out.
     """
     by_task: defaultdict[str, list[UUID]] = defaultdict(list)
     for job_id, task in jobs:

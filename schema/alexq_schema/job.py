@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 from uuid import UUID
@@ -100,6 +101,8 @@ class Job(BaseModel):
     model: ModelRef | None
     error: JobError | None
     timings: Timings
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
 
     @property
     def label(self) -> str | None:

@@ -8,6 +8,8 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,13 +33,12 @@ class PostgresServer:
         if shutil.which("initdb") and shutil.which("postgres") and os.geteuid() != 0:
             return cls._start_installed(folder)  # PostgreSQL's own programs refuse to run as root
         with contextlib.suppress(ImportError):
-            import warnings
-
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # platformdirs' remark on a missing XDG_RUNTIME_DIR
                 import pgserver
 
-                server = pgserver.get_server(folder / "data")
+                # Not below pytest's own folder, which is closed to the user that pgserver runs as for root.
+                server = pgserver.get_server(tempfile.mkdtemp(prefix="alexq-pg-"), cleanup_mode="delete")
             return cls(server.get_uri(), server.cleanup)
         return None
 
@@ -51,9 +52,7 @@ class PostgresServer:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
-        subprocess.run(
-            ["pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start"], check=True
-        )
+        subprocess.run(["pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start"], check=True)
 
         def stop() -> None:
             subprocess.run(["pg_ctl", "-D", data, "-m", "fast", "stop"], check=True)

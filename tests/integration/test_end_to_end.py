@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import io
+import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
+from PIL import Image
 
+from alexq.stack.environment import environment
 from alexq_producer import Producer
+from alexq_schema.db.session import Database
 from alexq_schema.job import JobState
-from tests.helpers.photos import encode, photo_crops
+from alexq_schema.models import ModelStore
+from alexq_schema.settings import Settings
+from alexq_worker.inference.torchvision_ops import import_torchvision
+from tests.helpers.eventually import eventually
+from tests.helpers.photos import encode, parity_images, photo_crops
 from tests.helpers.processes import WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
@@ -26,7 +42,55 @@ def test_one_photograph_is_classified(producer: Producer, start_worker: StartWor
     assert worker.terminate() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")  # the reference's
+def test_answers_equal_the_notebooks_whatever_shares_the_batch(
+    producer: Producer, start_worker: StartWorker, models_dir: Path
+) -> None:
+    """The seed notebook's code, run here on the same weights, against the whole system."""
+    named = parity_images() * 3
+    random.Random(7).shuffle(named)
+    expected = {name: reference(models_dir, data) for name, data in parity_images()}
+    worker = start_worker()
+
+    together = producer.submit(data for _, data in named).wait(timeout_s=60)
+    alone = [producer.classify(data, timeout_s=30) for _, data in parity_images()[:5]]
+
+    for (name, _), job in [*zip(named, together, strict=True), *zip(parity_images(), alone, strict=False)]:
+        assert job.state is JobState.SUCCEEDED, (name, job.error)
+        indices, probabilities = expected[name]
+        assert [p.index for p in job.predictions] == indices, name
+        assert [p.probability for p in job.predictions] == pytest.approx(probabilities, abs=1e-4), name
+    assert max(line["size"] for line in worker.lines("batch")) > 1
+
+
+def reference(models_dir: Path, data: bytes) -> tuple[list[int], list[float]]:
+    """Return the notebook's five best classes and their probabilities."""
+    network = notebook_model(models_dir)
+    transforms = import_torchvision().transforms
+    preprocess = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+        ]
+    )
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    with torch.no_grad():
+        output = network(preprocess(image).unsqueeze(0))
+    values, indices = output.softmax(1)[0].topk(5)
+    return indices.tolist(), values.tolist()
+
+
+@functools.cache
+def notebook_model(models_dir: Path) -> torch.nn.Module:
+    network = import_torchvision().models.alexnet(weights=None)
+    version = ModelStore(models_dir).resolve()
+    network.load_state_dict(safetensors.torch.load_file(version.weights_path))
+    network.eval()
+    return network  # type: ignore[no-any-return]
+
+
 def test_two_thousand_images_of_one_call_fill_the_batches(
     producer: Producer, start_worker: StartWorker
 ) -> None:
@@ -41,3 +105,79 @@ def test_two_thousand_images_of_one_call_fill_the_batches(
     assert sum(sizes) == 2_000
     assert len(sizes) < 80
     assert max(sizes) == 64
+
+
+def test_bf16_is_an_option_that_results_name(producer: Producer, start_worker: StartWorker) -> None:
+    start_worker(precision="bf16")
+
+    job = producer.classify(encode(photo_crops(1)[0], "JPEG"), timeout_s=30)
+
+    assert job.model is not None
+    assert job.model.precision == "bf16"
+
+
+def test_a_worker_that_is_told_to_stop_leaves_nothing_half_done(
+    producer: Producer, start_worker: StartWorker, database: Database
+) -> None:
+    first = start_worker()
+    images = [encode(crop, "JPEG") for crop in photo_crops(64)]
+    submission = producer.submit(images[number % 64] for number in range(600))
+    eventually(lambda: first.lines("batch"))
+
+    assert first.terminate() == 0
+
+    counts = submission.counts()
+    assert counts.get(JobState.RUNNING, 0) == 0
+    assert counts.get(JobState.QUEUED, 0) > 0
+    start_worker()
+    jobs = submission.wait(timeout_s=60)
+    assert {job.state for job in jobs} == {JobState.SUCCEEDED}
+    assert {job.attempt for job in jobs} == {1}  # being given back uses up no attempt
+    assert not first.lines("took 0 jobs back from workers that fell silent")
+
+
+def test_a_worker_starts_only_on_a_model_that_is_whole(
+    settings: Settings, tmp_path: Path, models_dir: Path
+) -> None:
+    copy = shutil.copytree(models_dir, tmp_path / "models")
+    weights = next(copy.rglob("weights.safetensors"))
+    with weights.open("r+b") as file:
+        file.seek(1_000_000)
+        file.write(b"tampered")
+
+    done = run_worker(settings.model_copy(update={"models_dir": copy}))
+
+    assert done.returncode == 1
+    assert "model_invalid" in done.stderr
+    assert str(weights) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "told"),
+    [
+        ({"device": "cuda:7"}, 1, "cuda:7"),
+        ({"model": "alexnet/none"}, 1, "alexnet/none"),
+        ({"database_url": "postgresql://nobody@127.0.0.1:9/none"}, 3, "does not answer"),
+        ({"database_url": "sqlite:////tmp/alexq-test-empty.db"}, 1, "alexq migrate"),
+    ],
+)
+def test_a_worker_that_cannot_start_says_why(
+    settings: Settings, change: dict[str, str], code: int, told: str
+) -> None:
+    done = run_worker(settings.model_copy(update=change))
+
+    assert done.returncode == code
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def run_worker(settings: Settings) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alexq_worker"],
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -91,7 +91,7 @@ def _row(job: NewJob, position: int, task: str, submission_id: UUID | None) -> d
         "submission_id": submission_id,
         "position": position,
         "task": task,
-        "source": job.source[:1024],
+        "source": _storable(job.source)[:1024],
         "image_key": job.image_key,
         "image_bytes": job.image_bytes,
     }
@@ -203,7 +203,12 @@ def commit(
 
 
 def _error(outcome: Failed | Errored) -> dict[str, Any]:
-    return {**_held(outcome.claim), "b_code": outcome.code, "b_detail": outcome.detail}
+    return {**_held(outcome.claim), "b_code": outcome.code, "b_detail": _storable(outcome.detail)}
+
+
+def _storable(text: str) -> str:
+    """Return ``text`` without what PostgreSQL cannot store: NUL, and file names that are not UTF-8."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def _back_or_dead(is_last: Any) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def _job(row: Any) -> Job:
             forward_s=row.forward_s,
             total_s=_seconds(row.created_at, row.finished_at),
         ),
+        created_at=row.created_at,
+        finished_at=row.finished_at,
     )
 
 

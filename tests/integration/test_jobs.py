@@ -1,0 +1,307 @@
+"""The job state machine, on SQLite and PostgreSQL: every transition, and those that must not be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+from sqlalchemy import event, select, update
+
+from alexq_schema.db import jobs, queries, workers
+from alexq_schema.db.clock import db_now, now
+from alexq_schema.db.jobs import NewJob
+from alexq_schema.db.session import Database
+from alexq_schema.db.tables import Worker
+from alexq_schema.ids import new_id
+from alexq_schema.job import Job, JobState, ModelRef, Prediction
+from alexq_schema.names import TASK_CLASSIFY_JOBS
+from alexq_schema.work import Claim, Errored, Failed, Outcome, Succeeded
+
+MODEL = ModelRef(name="alexnet", version="test", precision="fp32", trained=False)
+
+
+class System:
+    """Two workers on one database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        with database.begin() as connection:
+            self.model_id = workers.register_model(connection, MODEL, "0" * 64)
+        self.worker, self.other = self.join(), self.join()
+
+    def join(self) -> UUID:
+        worker_id = new_id()
+        with self.database.begin() as connection:
+            workers.register(connection, worker_id, host="h", pid=1, device="cpu", model_id=self.model_id)
+        return worker_id
+
+    def queue(self, count: int) -> list[UUID]:
+        new = [NewJob(new_id(), f"{number}.jpg", "a" * 64, 3) for number in range(count)]
+        submission_id = new_id()
+        with self.database.begin() as connection:
+            jobs.add_submission(connection, submission_id, count)
+            jobs.add(connection, new, task=TASK_CLASSIFY_JOBS, submission_id=submission_id)
+        return [job.job_id for job in new]
+
+    def claim(self, job_ids: list[UUID], worker: UUID | None = None) -> list[Claim]:
+        with self.database.begin() as connection:
+            return jobs.claim(connection, job_ids, worker or self.worker)
+
+    def commit(self, outcomes: list[Outcome], worker: UUID | None = None) -> int:
+        with self.database.begin() as connection:
+            return jobs.commit(
+                connection,
+                outcomes,
+                worker_id=worker or self.worker,
+                model_id=self.model_id,
+                max_attempts=2,
+            )
+
+    def return_silent(self) -> list[jobs.Returned]:
+        with self.database.begin() as connection:
+            return jobs.return_silent(connection, silent_after_s=10, max_crashes=3)
+
+    def silence(self, worker: UUID) -> None:
+        with self.database.begin() as connection:
+            connection.execute(update(Worker).where(Worker.id == worker).values(last_seen_at=db_now(-11)))
+
+    def get(self, job_id: UUID) -> Job:
+        with self.database.read() as connection:
+            return queries.by_id(connection, [job_id])[0]
+
+    def states(self, job_ids: list[UUID]) -> list[str]:
+        with self.database.read() as connection:
+            return [str(job.state) for job in queries.by_id(connection, job_ids)]
+
+
+@pytest.fixture
+def system(database: Database) -> System:
+    return System(database)
+
+
+def success(claim: Claim, label: str = "tabby") -> Succeeded:
+    return Succeeded(claim, (Prediction(rank=1, index=281, label=label, probability=0.5),), 0.1, 0.2, 64)
+
+
+def test_a_job_lives_from_queued_to_succeeded(system: System) -> None:
+    [job_id] = system.queue(1)
+    [claim] = system.claim([job_id])
+    assert system.get(job_id).state is JobState.RUNNING
+
+    assert system.commit([success(claim)]) == 1
+
+    job = system.get(job_id)
+    assert job.state is JobState.SUCCEEDED
+    assert (job.label, job.probability, job.attempt, job.model) == ("tabby", 0.5, 1, MODEL)
+    assert job.timings.total_s is not None
+    assert job.timings.total_s >= 0
+
+
+def test_claims_come_in_the_order_submitted(system: System) -> None:
+    job_ids = system.queue(50)
+
+    assert [claim.job_id for claim in system.claim(list(reversed(job_ids)))] == job_ids
+
+
+def test_a_job_is_claimed_once_however_many_ask(system: System) -> None:
+    job_ids = system.queue(200)
+    claimed: list[UUID] = []
+    start = threading.Barrier(4)
+
+    def ask(worker: UUID) -> None:
+        start.wait(10)
+        for first in range(0, 200, 20):
+            claimed.extend(claim.job_id for claim in system.claim(job_ids[first : first + 40], worker))
+
+    threads = [threading.Thread(target=ask, args=(w,)) for w in (system.worker, system.other) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert len(claimed) == len(set(claimed))
+    system_left = [c.job_id for c in system.claim(job_ids)]  # PostgreSQL may skip a locked row once
+    assert sorted(claimed + system_left) == sorted(job_ids)
+
+
+def test_a_late_worker_cannot_overwrite_a_result(system: System) -> None:
+    [job_id] = system.queue(1)
+    [late] = system.claim([job_id])
+    system.silence(system.worker)
+    system.return_silent()
+    [claim] = system.claim([job_id], system.other)
+
+    assert system.commit([success(late, "late")]) == 0
+    assert system.commit([success(claim, "right")], system.other) == 1
+    assert system.commit([success(late, "late")]) == 0
+
+    assert system.get(job_id).label == "right"
+
+
+def test_a_result_is_written_once(system: System) -> None:
+    [claim] = system.claim(system.queue(1))
+
+    assert [system.commit([success(claim, label)]) for label in ("first", "second")] == [1, 0]
+    assert system.get(claim.job_id).label == "first"
+
+
+def test_an_input_at_fault_fails_and_is_not_tried_again(system: System) -> None:
+    [claim] = system.claim(system.queue(1))
+
+    system.commit([Failed(claim, "image_truncated", "ends after 12 bytes\0")])
+
+    job = system.get(claim.job_id)
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error.code == "image_truncated"
+    assert system.claim([claim.job_id]) == []
+
+
+def test_an_error_of_ours_is_tried_again_until_the_attempts_are_used_up(system: System) -> None:
+    job_ids = system.queue(1)
+    for state in (JobState.QUEUED, JobState.DEAD):
+        [claim] = system.claim(job_ids)
+        system.commit([Errored(claim, "engine_failed", "out of order")])
+        assert system.get(job_ids[0]).state is state
+
+    with system.database.begin() as connection:
+        assert jobs.redrive(connection, None) == job_ids
+        assert jobs.redrive(connection, None) == []
+    assert system.get(job_ids[0]).state is JobState.QUEUED
+
+
+def test_a_released_job_has_used_up_no_attempt(system: System) -> None:
+    [claim] = system.claim(system.queue(1))
+
+    with system.database.begin() as connection:
+        assert jobs.release(connection, [claim], worker_id=system.worker) == 1
+
+    [again] = system.claim([claim.job_id], system.other)
+    assert again.attempt == 1
+    assert system.commit([success(claim)]) == 0  # the same attempt number, but not this worker's
+
+
+def test_a_silent_workers_jobs_return_and_a_healthy_workers_stay(system: System) -> None:
+    silent, healthy = system.queue(3), system.queue(3)
+    system.claim(silent)
+    system.claim(healthy, system.other)
+    system.silence(system.worker)
+
+    assert sorted(job.job_id for job in system.return_silent()) == sorted(silent)
+
+    assert system.states(silent) == ["queued"] * 3
+    assert system.states(healthy) == ["running"] * 3
+
+
+def test_three_crashes_make_a_job_dead(system: System) -> None:
+    job_ids = system.queue(1)
+    for state in (JobState.QUEUED, JobState.QUEUED, JobState.DEAD):
+        worker = system.join()
+        system.claim(job_ids, worker)
+        system.silence(worker)
+        assert [job.state for job in system.return_silent()] == [state]
+
+    job = system.get(job_ids[0])
+    assert job.error is not None
+    assert job.error.code == "worker_crashed"
+
+
+def test_a_cancelled_job_is_not_claimed_and_a_running_ones_result_is_discarded(system: System) -> None:
+    queued, running = system.queue(1), system.queue(1)
+    [claim] = system.claim(running)
+    with system.database.begin() as connection:
+        assert sorted(jobs.cancel(connection, queued + running)) == sorted(queued + running)
+
+    assert system.claim(queued) == []
+    assert system.commit([success(claim)]) == 0
+    assert system.states(queued + running) == ["cancelled"] * 2
+
+
+def test_only_rows_without_a_message_are_published_again(system: System) -> None:
+    job_ids = system.queue(5)
+
+    def take(lost_after_s: float | None = None) -> list[UUID]:
+        with system.database.begin() as connection:
+            found = jobs.take_unpublished(connection, limit=3, lost_after_s=lost_after_s)
+        return [job_id for job_id, _ in found]
+
+    assert take() == []
+    with system.database.begin() as connection:
+        jobs.mark_unpublished(connection, job_ids[:4])
+    assert take() == job_ids[:3]
+    assert take() == job_ids[3:4]
+    assert take() == []
+    assert take(lost_after_s=60) == []
+    assert take(lost_after_s=-1) == job_ids[:3]
+
+
+def test_a_job_that_came_twice_is_one_row(system: System) -> None:
+    job = NewJob(new_id(), "twice.jpg", "b" * 64, 3)
+    for _ in range(2):
+        with system.database.begin() as connection:
+            jobs.add_if_absent(connection, job, task=TASK_CLASSIFY_JOBS)
+
+    assert system.states([job.job_id]) == ["queued"]
+
+
+@pytest.mark.parametrize("source", ["a\0b.jpg", "caf\udce9.jpg", "x" * 2_000])
+def test_any_file_name_can_be_stored(system: System, source: str) -> None:
+    job = NewJob(new_id(), source, "b" * 64, 3)
+    with system.database.begin() as connection:
+        jobs.add(connection, [job], task=TASK_CLASSIFY_JOBS)
+
+    assert system.get(job.job_id).source[:1] == source[:1]
+
+
+def test_statements_do_not_grow_with_the_batch(system: System) -> None:
+    counts = [
+        statements(
+            system.database,
+            lambda size=size: system.commit([*map(success, system.claim(system.queue(size)))]),
+        )
+        for size in (2, 200)
+    ]
+
+    assert counts[0] == counts[1] == 4  # submission, jobs, claim, commit
+
+
+def statements(database: Database, action: Callable[[], object]) -> int:
+    seen: list[str] = []
+
+    def note(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        if not statement.startswith("BEGIN"):
+            seen.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        action()
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+    return len(seen)
+
+
+def test_lists_are_newest_first_and_filtered(system: System) -> None:
+    job_ids = system.queue(4)
+    system.commit([success(claim, "tabby") for claim in system.claim(job_ids[:2])])
+
+    with system.database.read() as connection:
+        every = [job.job_id for job in queries.newest(connection)]
+        tabby = [job.job_id for job in queries.newest(connection, label="tabby", limit=1)]
+        queued = [job.job_id for job in queries.newest(connection, state=JobState.QUEUED)]
+        counts = queries.counts(connection)
+
+    assert every == sorted(job_ids, reverse=True)
+    assert tabby == [job_ids[1]]
+    assert sorted(queued) == job_ids[2:]
+    assert counts == {JobState.SUCCEEDED: 2, JobState.QUEUED: 2}
+
+
+def test_the_databases_clock_counts_in_utc(system: System) -> None:
+    with system.database.read() as connection:
+        earlier = connection.execute(select(db_now(-60.5))).scalar_one()
+        this_time = now(connection)
+
+    assert 60 <= (this_time - earlier).total_seconds() <= 62
+    assert this_time.utcoffset() is not None

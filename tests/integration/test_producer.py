@@ -1,0 +1,293 @@
+"""Submitting: what is accepted is on disk and in the queue; what is refused leaves nothing."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import event
+
+from alexq_producer import Producer
+from alexq_schema.db import jobs, queries, workers
+from alexq_schema.db.session import Database
+from alexq_schema.errors import (
+    DatabaseUnavailableError,
+    ImageEmptyError,
+    ImageNotFoundError,
+    ImageTypeError,
+    ImageUnreadableError,
+    JobNotFoundError,
+    UsageError,
+    WaitTimeoutError,
+)
+from alexq_schema.ids import new_id
+from alexq_schema.images import FileImageStore
+from alexq_schema.job import JobState, ModelRef, Prediction
+from alexq_schema.messages import Finished
+from alexq_schema.names import QUEUE_CLASSIFY, finished_channel
+from alexq_schema.settings import Settings
+from alexq_schema.work import Succeeded
+
+
+def jpeg(number: int = 0) -> bytes:
+    """Bytes that look like a JPEG from outside."""
+    return b"\xff\xd8\xff" + number.to_bytes(4, "big")
+
+
+@pytest.fixture
+def client(broker_url: str) -> Iterator[redis.Redis]:
+    client = redis.Redis.from_url(broker_url)
+    yield client
+    client.close()
+
+
+def stored(settings: Settings) -> int:
+    root = FileImageStore(settings.data_dir / "images").root
+    return sum(path.is_file() for path in root.rglob("*"))
+
+
+def rows(database: Database) -> int:
+    with database.read() as connection:
+        return sum(queries.counts(connection).values())
+
+
+def test_bytes_paths_and_files_are_one_call_each_or_together(producer: Producer, tmp_path: Path) -> None:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(jpeg())
+    with path.open("rb") as file:
+        submission = producer.submit([jpeg(), bytearray(jpeg()), str(path), path, file, io.BytesIO(jpeg())])
+
+    assert [job.source for job in producer.jobs(submission.job_ids)] == [
+        "image 0",
+        "image 1",
+        str(path),
+        str(path),
+        str(path),
+        "image 5",
+    ]
+    assert len(producer.submit(path)) == len(producer.submit(jpeg())) == 1
+
+
+def test_an_image_is_stored_once_and_its_jobs_are_many(producer: Producer, settings: Settings) -> None:
+    producer.submit([jpeg(1), jpeg(2), jpeg(1)])
+    producer.submit(jpeg(1))
+
+    assert stored(settings) == 2
+
+
+def test_many_ids_go_in_one_message(producer: Producer, client: redis.Redis) -> None:
+    producer.submit(jpeg(number) for number in range(130))
+
+    assert client.llen(QUEUE_CLASSIFY) == 3  # 64 + 64 + 2
+
+
+def test_statements_grow_by_the_thousand_not_by_the_image(producer: Producer) -> None:
+    seen: list[str] = []
+
+    def note(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT"):
+            seen.append(statement)
+
+    event.listen(producer._database.engine, "before_cursor_execute", note)
+    producer.submit(jpeg(number) for number in range(1_500))
+
+    assert len(seen) == 3  # the submission, a thousand rows, five hundred rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("empty.jpg", b"", ImageEmptyError),
+        ("text.jpg", b"hello", ImageTypeError),
+        ("missing.jpg", None, ImageNotFoundError),
+        ("folder.jpg", "folder", ImageUnreadableError),
+    ],
+)
+def test_a_refused_image_is_named_and_nothing_is_stored(
+    producer: Producer,
+    settings: Settings,
+    database: Database,
+    client: redis.Redis,
+    tmp_path: Path,
+    name: str,
+    content: bytes | str | None,
+    error: type[Exception],
+) -> None:
+    bad = tmp_path / name
+    if isinstance(content, bytes):
+        bad.write_bytes(content)
+    elif content == "folder":
+        bad.mkdir()
+
+    with pytest.raises(error, match=name):
+        producer.submit([jpeg(1), bad, jpeg(2)])
+
+    assert (stored(settings), rows(database), client.llen(QUEUE_CLASSIFY)) == (0, 0, 0)
+
+
+def test_refused_images_may_be_skipped(producer: Producer) -> None:
+    submission = producer.submit([jpeg(1), b"", jpeg(2), b"text"], rejected="skip")
+
+    assert len(submission) == 2
+    assert [(r.source, r.error.code) for r in submission.rejected] == [
+        ("image 1", "image_empty"),
+        ("image 3", "image_type_unsupported"),
+    ]
+
+
+def test_an_image_over_the_limit_is_refused_without_reading_it_whole(settings: Settings) -> None:
+    class Endless(io.RawIOBase):
+        taken = 0
+
+        def read(self, size: int = -1) -> bytes:
+            assert size >= 0, "asked for everything"
+            self.taken += size
+            return b"\xff\xd8\xff".ljust(size, b"x")
+
+    endless = Endless()
+    with Producer(settings.model_copy(update={"max_image_bytes": 1_000})) as producer:
+        submission = producer.submit(endless, rejected="skip")  # type: ignore[arg-type]
+
+    assert submission.rejected[0].error.code == "image_too_large"
+    assert endless.taken == 1_001
+
+
+@pytest.mark.parametrize("nothing", [[], iter(())])
+def test_no_image_at_all_is_a_mistake(producer: Producer, nothing: list[bytes]) -> None:
+    with pytest.raises(UsageError, match="no image"):
+        producer.submit(nothing)
+
+
+@pytest.mark.parametrize("wrong", [7, [7], [io.StringIO("text")]])
+def test_what_is_no_image_is_named(producer: Producer, wrong: object) -> None:
+    with pytest.raises(UsageError):
+        producer.submit(wrong)  # type: ignore[arg-type]
+
+
+def test_without_a_broker_jobs_are_accepted_and_wait_for_the_sweeper(
+    settings: Settings, database: Database
+) -> None:
+    unreachable = settings.model_copy(
+        update={"broker_url": "redis://127.0.0.1:9/0", "publish_timeout_s": 0.5}
+    )
+    with Producer(unreachable) as producer:
+        submission = producer.submit([jpeg(1), jpeg(2)])
+
+    with database.begin() as connection:
+        unpublished = [job_id for job_id, _ in jobs.take_unpublished(connection, limit=10)]
+    assert unpublished == list(submission.job_ids)
+
+
+def test_without_a_database_nothing_is_accepted(settings: Settings, client: redis.Redis) -> None:
+    unreachable = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:9/none"})
+
+    with Producer(unreachable) as producer, pytest.raises(DatabaseUnavailableError, match="does not answer"):
+        producer.submit(jpeg())
+
+    assert client.llen(QUEUE_CLASSIFY) == 0
+
+
+def test_unknown_ids_are_named(producer: Producer) -> None:
+    unknown = new_id()
+    with pytest.raises(JobNotFoundError, match=str(unknown)):
+        producer.jobs([unknown])
+    with pytest.raises(JobNotFoundError, match=str(unknown)):
+        producer.submission(unknown)
+
+
+def test_waiting_gives_up_in_time_and_says_how_to_go_on(producer: Producer) -> None:
+    submission = producer.submit(jpeg())
+
+    with pytest.raises(WaitTimeoutError, match=f"alexq result {submission.id}"):
+        submission.wait(timeout_s=0.2)
+
+
+class Finisher:
+    """Finishes jobs as a worker would, without a model."""
+
+    def __init__(self, database: Database, client: redis.Redis) -> None:
+        self.database = database
+        self.client = client
+        self.worker_id = new_id()
+        with database.begin() as connection:
+            self.model_id = workers.register_model(
+                connection, ModelRef(name="m", version="1", precision="fp32", trained=True), "0" * 64
+            )
+            workers.register(
+                connection, self.worker_id, host="h", pid=1, device="cpu", model_id=self.model_id
+            )
+
+    def finish(self, job_id: object, *, submission_id: object = None) -> None:
+        prediction = Prediction(rank=1, index=0, label="cat", probability=1.0)
+        with self.database.begin() as connection:
+            [claim] = jobs.claim(connection, [job_id], self.worker_id)  # type: ignore[list-item]
+            jobs.commit(
+                connection,
+                [Succeeded(claim, (prediction,), 0.0, 0.0, 1)],
+                worker_id=self.worker_id,
+                model_id=self.model_id,
+                max_attempts=1,
+            )
+        if submission_id is not None:
+            self.client.publish(
+                finished_channel(submission_id),  # type: ignore[arg-type]
+                Finished(job_ids=[job_id]).model_dump_json(),  # type: ignore[list-item]
+            )
+
+
+def test_results_come_in_completion_order_as_they_are_announced(
+    producer: Producer, database: Database, client: redis.Redis
+) -> None:
+    finisher = Finisher(database, client)
+    submission = producer.submit([jpeg(1), jpeg(2), jpeg(3)])
+    order = [submission.job_ids[place] for place in (2, 0, 1)]
+    seen = []
+
+    results = submission.results(timeout_s=20)
+    for job_id in order:
+        threading.Timer(0.2, finisher.finish, [job_id], {"submission_id": submission.id}).start()
+        seen.append(next(results).job_id)
+
+    assert seen == order
+    assert list(results) == []
+
+
+def test_a_lost_announcement_costs_time_only(
+    producer: Producer, database: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexq_producer.submission.RECHECK_S", 0.3)
+    submission = producer.submit(jpeg())
+    threading.Timer(0.2, Finisher(database, client).finish, [submission.job_ids[0]]).start()
+
+    assert submission.wait(timeout_s=10)[0].label == "cat"
+
+
+def test_waiting_works_without_a_broker(settings: Settings, database: Database, client: redis.Redis) -> None:
+    unreachable = settings.model_copy(
+        update={"broker_url": "redis://127.0.0.1:9/0", "publish_timeout_s": 0.5}
+    )
+    with Producer(unreachable) as producer:
+        submission = producer.submit(jpeg())
+        threading.Timer(0.5, Finisher(database, client).finish, [submission.job_ids[0]]).start()
+
+        assert submission.wait(timeout_s=20)[0].state is JobState.SUCCEEDED
+
+
+def test_an_earlier_submission_is_found_again(
+    producer: Producer, database: Database, client: redis.Redis
+) -> None:
+    job_ids = producer.submit([jpeg(1), jpeg(2)]).job_ids
+    finisher = Finisher(database, client)
+    for job_id in job_ids:
+        finisher.finish(job_id)
+
+    submission_id = producer.jobs(job_ids)[0].submission_id
+    assert submission_id is not None
+    again = producer.submission(submission_id)
+
+    assert [job.job_id for job in again.wait(timeout_s=5)] == list(job_ids)
+    assert again.counts() == {JobState.SUCCEEDED: 2}

@@ -1,0 +1,135 @@
+"""Batches fill while the device is busy and seal when it is free."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from alexq_worker.pipeline.assembly import Assembly
+from alexq_worker.pipeline.ports import Pixels
+
+
+class Grey:
+    """A picture of one value."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def write_to(self, out: Pixels) -> None:
+        out[...] = self.value
+
+
+def assembly(max_batch: int = 4) -> Assembly[int]:
+    return Assembly(lambda: np.zeros((max_batch, 2, 2, 3), np.uint8))
+
+
+def test_a_free_device_takes_what_is_there_without_waiting_for_more() -> None:
+    waiting = assembly()
+    waiting.add(7, Grey(7))
+
+    batch = waiting.seal()
+
+    assert batch is not None
+    assert batch.items == [7]
+    assert batch.pixels.shape == (1, 2, 2, 3)
+    assert (batch.pixels == 7).all()
+
+
+def test_pictures_gather_while_the_device_is_busy() -> None:
+    busy = assembly()
+    busy.add(1, Grey(1))
+    first = busy.seal()
+    assert first is not None
+    for value in (2, 3, 4):
+        busy.add(value, Grey(value))
+    busy.recycle(first)
+
+    second = busy.seal()
+
+    assert second is not None
+    assert second.items == [2, 3, 4]
+    assert [int(image[0, 0, 0]) for image in second.pixels] == [2, 3, 4]
+
+
+def test_a_full_batch_makes_decoders_wait_for_the_device() -> None:
+    full = assembly(max_batch=2)
+    for value in (1, 2):
+        full.add(value, Grey(value))
+    waits = threading.Thread(target=full.add, args=(3, Grey(3)))
+    waits.start()
+    waits.join(0.05)
+    assert waits.is_alive()
+
+    first = full.seal()
+    waits.join(5)
+
+    assert not waits.is_alive()
+    assert first is not None
+    assert first.items == [1, 2]
+
+
+def test_a_sealed_batch_waits_for_the_copy_in_progress() -> None:
+    slow = assembly()
+    may_write = threading.Event()
+    is_writing = threading.Event()
+
+    class Slow(Grey):
+        def write_to(self, out: Pixels) -> None:
+            is_writing.set()
+            assert may_write.wait(5)
+            super().write_to(out)
+
+    writer = threading.Thread(target=slow.add, args=(9, Slow(9)))
+    writer.start()
+    assert is_writing.wait(5)
+    sealed: list[Pixels] = []
+    sealer = threading.Thread(target=lambda: sealed.append(slow.seal().pixels.copy()))  # type: ignore[union-attr]
+    sealer.start()
+    sealer.join(0.05)
+    assert sealer.is_alive()
+    may_write.set()
+    sealer.join(5)
+    writer.join(5)
+
+    assert (sealed[0] == 9).all()
+
+
+def test_closing_hands_out_the_rest_and_then_nothing() -> None:
+    closing = assembly()
+    closing.add(1, Grey(1))
+    closing.close()
+
+    last = closing.seal()
+
+    assert last is not None
+    assert last.items == [1]
+    closing.recycle(last)
+    assert closing.seal() is None
+
+
+@pytest.mark.parametrize("decoders", [1, 4])
+def test_every_picture_goes_through_once_whatever_the_timing(decoders: int) -> None:
+    shared = assembly(max_batch=8)
+    per_decoder = 200
+
+    def decode(number: int) -> None:
+        for index in range(per_decoder):
+            value = number * per_decoder + index
+            shared.add(value, Grey(value % 251))
+
+    threads = [threading.Thread(target=decode, args=(number,)) for number in range(decoders)]
+    for thread in threads:
+        thread.start()
+    seen: list[int] = []
+    while len(seen) < decoders * per_decoder:
+        batch = shared.seal()
+        assert batch is not None
+        assert [int(image[0, 0, 0]) for image in batch.pixels] == [item % 251 for item in batch.items]
+        seen += batch.items
+        shared.recycle(batch)
+    for thread in threads:
+        thread.join(5)
+
+    assert sorted(seen) == list(range(decoders * per_decoder))

@@ -1,0 +1,325 @@
+"""The pipeline's promises, with a table in memory and a model that only counts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from alexq_schema.errors import DatabaseUnavailableError, ImageCorruptError, ImageNotFoundError
+from alexq_schema.ids import new_id
+from alexq_schema.job import Job
+from alexq_schema.work import Claim, Errored, Failed, Outcome, Succeeded
+from alexq_worker.pipeline.commit import CommitReport
+from alexq_worker.pipeline.pipeline import Pipeline
+from alexq_worker.pipeline.ports import Pixels
+from tests.helpers.eventually import eventually
+
+MAX_BATCH = 8
+
+
+@dataclass
+class Committed:
+    fenced: int = 0
+    answers: Mapping[UUID, Job] = field(default_factory=dict)
+
+
+class MemoryTable:
+    """Jobs in a set; counts its transactions."""
+
+    def __init__(self) -> None:
+        self.queued: dict[UUID, str] = {}
+        self.outcomes: dict[UUID, Outcome] = {}
+        self.released: list[UUID] = []
+        self.calls: list[str] = []
+        self.outages = 0
+
+    def queue(self, count: int, image: str = "7") -> list[UUID]:
+        job_ids = [new_id() for _ in range(count)]
+        self.queued.update(dict.fromkeys(job_ids, image))
+        return job_ids
+
+    def claim(self, job_ids: Sequence[UUID]) -> list[Claim]:
+        self._answer("claim")
+        taken = [job_id for job_id in job_ids if job_id in self.queued]
+        return [Claim(job_id, 1, None, "task", "source", self.queued.pop(job_id)) for job_id in taken]
+
+    def commit(self, outcomes: Sequence[Outcome]) -> Committed:
+        self._answer("commit")
+        for outcome in outcomes:
+            assert outcome.claim.job_id not in self.outcomes, "committed twice"
+            self.outcomes[outcome.claim.job_id] = outcome
+        return Committed()
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        self._answer("release")
+        self.released += [claim.job_id for claim in claims]
+
+    def _answer(self, call: str) -> None:
+        if self.outages > 0:
+            self.outages -= 1
+            raise DatabaseUnavailableError("down")
+        self.calls.append(call)
+
+
+class Images:
+    """The key is the image: a grey value, or the name of what is wrong."""
+
+    def get(self, key: str) -> bytes:
+        if key == "lost":
+            raise ImageNotFoundError("no such image")
+        return key.encode()
+
+
+class Grey:
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def write_to(self, out: Pixels) -> None:
+        out[...] = self._value
+
+
+class GreyDecoder:
+    """May be held, as a slow image would hold it."""
+
+    def __init__(self) -> None:
+        self.may_go = threading.Event()
+        self.may_go.set()
+
+    def decode(self, data: bytes) -> Grey:
+        assert self.may_go.wait(10)
+        if data == b"corrupt":
+            raise ImageCorruptError("broken")
+        if data == b"bug":
+            raise ZeroDivisionError("in the decoder")
+        return Grey(int(data))
+
+
+@dataclass
+class Top:
+    indices: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+class GreyEngine:
+    """Answers each image's own grey value, so that a mix-up shows; may be held, as a busy device."""
+
+    labels = tuple(f"grey {value}" for value in range(256))
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self.fails = False
+
+    def new_batch(self) -> Pixels:
+        return np.zeros((MAX_BATCH, 2, 2, 3), np.uint8)
+
+    def classify(self, images: Pixels) -> Top:
+        self.sizes.append(len(images))
+        values = images[:, :1, 0, 0].astype(np.int64)
+        assert self.may_go.wait(10)
+        if self.fails:
+            raise RuntimeError("out of order")
+        return Top(values, np.ones(values.shape, np.float32))
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.table = MemoryTable()
+        self.decoder = GreyDecoder()
+        self.engine = GreyEngine()
+        self.reports: list[CommitReport] = []
+        self.room = threading.Event()
+        self.fatal: list[Exception] = []
+        self.pipeline = Pipeline(
+            table=self.table,
+            images=Images(),
+            decoder=self.decoder,
+            engine=self.engine,
+            max_batch=MAX_BATCH,
+            decode_threads=2,
+            on_committed=self.reports.append,
+            on_room=self.room.set,
+            on_fatal=self.fatal.append,
+        )
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    rig.pipeline.start()
+    yield rig
+    rig.decoder.may_go.set()
+    rig.engine.may_go.set()
+    assert rig.pipeline.stop(10)
+    assert rig.fatal == []
+
+
+def test_each_job_gets_the_answer_to_its_own_image(rig: Rig) -> None:
+    wanted = {job_id: value for value in range(100) for job_id in rig.table.queue(1, str(value))}
+
+    rig.pipeline.submit(list(wanted)).result(10)
+
+    got = {
+        job_id: outcome.predictions[0].index
+        for job_id, outcome in rig.table.outcomes.items()
+        if isinstance(outcome, Succeeded)
+    }
+    assert got == wanted
+
+
+def test_a_lone_image_goes_straight_through(rig: Rig) -> None:
+    rig.pipeline.submit(rig.table.queue(1)).result(10)
+
+    assert rig.engine.sizes == [1]
+
+
+def test_batches_fill_while_the_device_is_busy(rig: Rig) -> None:
+    rig.engine.may_go.clear()
+    first = rig.pipeline.submit(rig.table.queue(1))
+    eventually(lambda: rig.engine.sizes == [1])
+    rest = [rig.pipeline.submit(rig.table.queue(1)) for _ in range(MAX_BATCH)]
+    eventually(lambda: rig.pipeline._assembly._open and len(rig.pipeline._assembly._open.items) == MAX_BATCH)
+
+    rig.engine.may_go.set()
+    for future in [first, *rest]:
+        future.result(10)
+
+    assert rig.engine.sizes == [1, MAX_BATCH]
+
+
+def test_what_is_cheap_per_batch_is_not_done_per_image(rig: Rig) -> None:
+    rig.pipeline.submit(rig.table.queue(64)).result(10)
+
+    assert rig.table.calls.count("claim") == 1
+    assert rig.table.calls.count("commit") <= len(rig.engine.sizes)
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "code"),
+    [
+        ("corrupt", Failed, "image_corrupt"),
+        ("lost", Errored, "image_lost"),
+        ("bug", Errored, "failed"),
+    ],
+)
+def test_one_bad_image_costs_one_job(rig: Rig, image: str, kind: type, code: str) -> None:
+    good = rig.table.queue(20)
+    [bad] = rig.table.queue(1, image)
+
+    summary = rig.pipeline.submit([*good[:10], bad, *good[10:]]).result(10)
+
+    assert summary.claimed == 21
+    outcome = rig.table.outcomes[bad]
+    assert isinstance(outcome, kind)
+    assert isinstance(outcome, Failed | Errored)
+    assert outcome.code == code
+    assert all(isinstance(rig.table.outcomes[job_id], Succeeded) for job_id in good)
+
+
+def test_a_batch_that_the_model_fails_on_is_ours_to_answer_for(rig: Rig) -> None:
+    rig.engine.fails = True
+    job_ids = rig.table.queue(3)
+
+    rig.pipeline.submit(job_ids).result(10)
+
+    assert {type(rig.table.outcomes[job_id]) for job_id in job_ids} == {Errored}
+
+
+def test_ids_that_are_not_to_be_done_are_answered_at_once(rig: Rig) -> None:
+    assert rig.pipeline.submit([new_id(), new_id()]).result(10).claimed == 0
+    assert rig.engine.sizes == []
+
+
+def test_a_message_delivered_twice_is_done_once(rig: Rig) -> None:
+    job_ids = rig.table.queue(10)
+
+    futures = [rig.pipeline.submit(job_ids) for _ in range(3)]
+
+    assert sum(future.result(10).claimed for future in futures) == 10
+    assert len(rig.table.outcomes) == 10
+
+
+def test_a_full_pipeline_asks_for_no_more_until_there_is_room(rig: Rig) -> None:
+    rig.engine.may_go.clear()
+    future = rig.pipeline.submit(rig.table.queue(rig.pipeline.capacity))
+    assert not rig.pipeline.has_room
+
+    rig.engine.may_go.set()
+    future.result(10)
+
+    assert rig.room.wait(10)
+    assert rig.pipeline.has_room
+
+
+def test_an_outage_of_the_database_loses_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexq_worker.pipeline.flow.DATABASE_RETRY_S", 0.01)
+    rig.table.outages = 3
+    rig.engine.may_go.clear()
+    future = rig.pipeline.submit(rig.table.queue(5))
+    eventually(lambda: rig.engine.sizes)
+    rig.table.outages = 3
+    rig.engine.may_go.set()
+
+    assert future.result(10).claimed == 5
+    assert len(rig.table.outcomes) == 5
+
+
+def test_stopping_finishes_what_is_decoded_and_gives_back_the_rest(rig: Rig) -> None:
+    rig.engine.may_go.clear()
+    rig.decoder.may_go.set()
+    running = rig.pipeline.submit(rig.table.queue(1))
+    eventually(lambda: rig.engine.sizes == [1])
+    rig.decoder.may_go.clear()
+    waiting_ids = rig.table.queue(20)
+    waiting = rig.pipeline.submit(waiting_ids)
+    eventually(lambda: rig.pipeline._items.qsize() == 18)  # two are being decoded
+
+    rig.pipeline.drain()
+    rig.decoder.may_go.set()
+    rig.engine.may_go.set()
+
+    assert running.result(10).given_back == 0
+    summary = waiting.result(10)
+    assert summary.given_back == 18
+    assert sorted(rig.table.released) == sorted(set(waiting_ids) - set(rig.table.outcomes))
+    assert rig.pipeline.submit(rig.table.queue(2)).result(10).given_back == 2
+
+
+def test_start_and_stop_may_be_called_twice() -> None:
+    rig = Rig()
+    assert rig.pipeline.stop(1)
+    rig = Rig()
+    rig.pipeline.start()
+    rig.pipeline.start()
+    assert rig.pipeline.stop(10)
+    assert rig.pipeline.stop(10)
+
+
+def test_a_stage_that_breaks_ends_the_process() -> None:
+    rig = Rig()
+    rig.table.commit = lambda outcomes: 1 / 0  # type: ignore[assignment,method-assign]
+    rig.pipeline.start()
+
+    rig.pipeline.submit(rig.table.queue(1))
+
+    eventually(lambda: rig.fatal)
+    assert isinstance(rig.fatal[0], ZeroDivisionError)
+
+
+def test_a_stall_is_time_without_progress_while_there_is_work(rig: Rig) -> None:
+    assert rig.pipeline.stalled_s() == 0
+    rig.engine.may_go.clear()
+    future = rig.pipeline.submit(rig.table.queue(1))
+
+    eventually(lambda: rig.pipeline.stalled_s() > 0.05)
+
+    rig.engine.may_go.set()
+    future.result(10)
+    assert eventually(lambda: rig.pipeline.stalled_s() == 0)

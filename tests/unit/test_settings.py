@@ -1,0 +1,74 @@
+"""Settings say which variable is wrong, and find the running stack."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from alexq_schema.errors import SettingsError, StackNotRunningError
+from alexq_schema.settings import Settings, StackFile
+
+
+def stack(data_dir: Path, pid: int) -> StackFile:
+    return StackFile(
+        pid=pid,
+        database_url="sqlite:////d",
+        broker_url="redis://b",
+        images_url="file:///i",
+        models_dir=data_dir / "m",
+        monitor_url="http://127.0.0.1:5555",
+    )
+
+
+def test_a_wrong_value_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXQ_MAX_BATCH", "many")
+
+    with pytest.raises(SettingsError, match="ALEXQ_MAX_BATCH='many'"):
+        Settings.load()
+
+
+def test_a_worker_cannot_be_silent_before_it_may_speak() -> None:
+    with pytest.raises(SettingsError, match="ALEXQ_SILENT_AFTER_S"):
+        Settings.load(heartbeat_s=5, silent_after_s=5)
+
+
+def test_folders_lie_in_the_data_folder_unless_named(tmp_path: Path) -> None:
+    settings = Settings.load(data_dir=tmp_path, models_dir=tmp_path / "elsewhere")
+
+    assert settings.images_url == (tmp_path / "images").as_uri()
+    assert settings.models_dir == tmp_path / "elsewhere"
+
+
+def test_without_settings_and_stack_the_person_is_told_of_alexq_up() -> None:
+    with pytest.raises(StackNotRunningError, match="alexq up"):
+        Settings.connected()
+
+
+def test_one_service_without_the_other_is_refused() -> None:
+    with pytest.raises(SettingsError, match="ALEXQ_BROKER_URL is not set"):
+        Settings.connected(database_url="sqlite:////d")
+
+
+def test_a_running_stack_is_found(tmp_path: Path) -> None:
+    stack(tmp_path, os.getpid()).write(tmp_path)
+
+    settings = Settings.connected(data_dir=tmp_path)
+
+    assert (settings.database_url, settings.broker_url) == ("sqlite:////d", "redis://b")
+    assert stat.S_IMODE(StackFile.path(tmp_path).stat().st_mode) == 0o600
+
+
+def test_the_file_of_a_dead_stack_is_not_believed(tmp_path: Path) -> None:
+    stack(tmp_path, 2**22 + 1).write(tmp_path)  # above the largest pid
+
+    with pytest.raises(StackNotRunningError):
+        Settings.connected(data_dir=tmp_path)
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = Settings.load(broker_url="redis://:canary@h/0", database_url="postgresql://u:canary@h/d")
+
+    assert "canary" not in repr(settings)

@@ -1,0 +1,31 @@
+"""What ``alexq submit`` is given: files, folders, patterns, names on standard input."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+
+def expand(arguments: Iterable[str], stdin: TextIO) -> Iterator[str]:
+    """Yield the paths that the arguments stand for; one that stands for nothing is yielded as it is.
+
+    A folder stands for every file below it whose name and folders do not begin with a dot.
+    """
+    for argument in arguments:
+        if argument == "-":
+            yield from expand(filter(None, (line.rstrip("\n") for line in stdin)), stdin)
+        elif Path(argument).is_dir():
+            yield from _files_below(Path(argument))
+        elif not Path(argument).exists() and glob.has_magic(argument):
+            yield from sorted(glob.glob(argument, recursive=True)) or [argument]  # noqa: PTH207 - as typed
+        else:
+            yield argument
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*")):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not is_hidden:
+            yield str(path)

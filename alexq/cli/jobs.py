@@ -1,0 +1,190 @@
+"""Commands about jobs: ``submit``, ``result``, ``jobs list|show|cancel|redrive``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from alexq.cli.options import DataDir, Json, given
+from alexq_schema.job import TOP_K, Job, JobState
+
+if TYPE_CHECKING:
+    from alexq.cli.output import Output
+    from alexq_producer import Producer, Submission
+
+TopK = Annotated[int, typer.Option("--top-k", min=1, max=TOP_K, help="Labels to show for each image.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for the results and show them as they come.")]
+Ids = Annotated[list[UUID], typer.Argument(metavar="ID...", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command()(submit)
+    app.command()(result)
+    group = typer.Typer(help="Look at jobs, cancel them, or queue dead ones again.", no_args_is_help=True)
+    group.command("list")(list_jobs)
+    group.command()(show)
+    group.command()(cancel)
+    group.command()(redrive)
+    app.add_typer(group, name="jobs")
+
+
+def _producer(data_dir: DataDir) -> Producer:
+    from alexq_producer import Producer
+    from alexq_schema.settings import Settings
+
+    return Producer(Settings.connected(**given(data_dir=data_dir)))
+
+
+def submit(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Images, folders, patterns, or - for names on standard input.",
+            show_default=False,
+        ),
+    ],
+    wait: Wait = False,
+    top_k: TopK = TOP_K,
+    as_json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Submit images. Inputs that are refused are named, and the others go on."""
+    from alexq.cli.inputs import expand
+    from alexq.cli.output import Output
+
+    with _producer(data_dir) as producer, Output(as_json=as_json, top_k=top_k) as output:
+        output.begin("reading", None)
+        submission = producer.submit(_ticking(expand(paths, sys.stdin), output), rejected="skip")
+        for rejection in submission.rejected:
+            output.show(rejection.as_job())
+        if submission.job_ids and wait:
+            _follow(submission, output)
+        elif submission.job_ids:
+            _list_accepted(producer, submission, output, as_json=as_json)
+    if output.has_failures:
+        raise typer.Exit(1)
+
+
+def _ticking(paths: Iterable[str], output: Output) -> Iterator[str]:
+    for path in paths:
+        yield path
+        output.advance()
+
+
+def _follow(submission: Submission, output: Output) -> None:
+    """Show results as they come; Ctrl-C leaves the jobs running."""
+    output.begin("classifying", len(submission))
+    try:
+        for job in submission.results():
+            output.show(job)
+            output.advance()
+    except KeyboardInterrupt:
+        output.say(f"the jobs go on; fetch them with: alexq result --wait {submission.id}")
+        raise
+
+
+def _list_accepted(producer: Producer, submission: Submission, output: Output, *, as_json: bool) -> None:
+    for job in producer.jobs(submission.job_ids):
+        if as_json:
+            typer.echo(job.model_dump_json())
+        else:
+            typer.echo(f"{job.job_id}  {job.source}")
+    output.say(
+        f"accepted {len(submission)} images as submission {submission.id}; "
+        f"fetch the results with: alexq result --wait {submission.id}"
+    )
+
+
+def result(
+    ids: Ids, wait: Wait = False, top_k: TopK = TOP_K, as_json: Json = False, data_dir: DataDir = None
+) -> None:
+    """Show what became of submissions or jobs, by their ids."""
+    from alexq.cli.output import Output
+    from alexq_schema.errors import JobNotFoundError
+
+    with _producer(data_dir) as producer, Output(as_json=as_json, top_k=top_k) as output:
+        for given_id in ids:
+            try:
+                submission = producer.submission(given_id)
+            except JobNotFoundError:
+                submission = producer.submission_of_jobs([given_id])
+            if wait:
+                _follow(submission, output)
+            else:
+                for job in producer.jobs(submission.job_ids):
+                    output.show(job)
+    if output.has_failures:
+        raise typer.Exit(1)
+
+
+def list_jobs(
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only jobs whose best label is this.")] = None,
+    submission: Annotated[UUID | None, typer.Option(help="Only jobs of this submission.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Jobs to show, at most.")] = 50,
+    as_json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List jobs, newest first."""
+    with _producer(data_dir) as producer:
+        found = producer.newest(state=state, label=label, submission_id=submission, limit=limit)
+    if as_json:
+        for job in found:
+            typer.echo(job.model_dump_json())
+    else:
+        _table(found)
+
+
+def _table(found: list[Job]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(
+        Column("job", min_width=36), "state", "attempt", "label", Column("source", ratio=1), box=None
+    )
+    for job in found:
+        what = f"{job.label} {job.probability:.1%}" if job.probability is not None else ""
+        told = f"[{job.error.code}]" if job.error is not None else what
+        table.add_row(*map(Text, (str(job.job_id), str(job.state), str(job.attempt), told, job.source)))
+    # Into a pipe, a row is one whole line; on a terminal it is as wide as that.
+    Console(width=None if sys.stdout.isatty() else 2_000).print(table)
+
+
+def show(ids: Ids, data_dir: DataDir = None) -> None:
+    """Show everything about jobs, as JSON for reading."""
+    with _producer(data_dir) as producer:
+        for job in producer.jobs(ids):
+            typer.echo(job.model_dump_json(indent=2))
+
+
+def cancel(ids: Ids, data_dir: DataDir = None) -> None:
+    """Cancel jobs: a queued one at once, a running one's result is discarded."""
+    with _producer(data_dir) as producer:
+        producer.jobs(ids)  # names those that do not exist
+        cancelled = set(producer.cancel(ids))
+    for job_id in ids:
+        typer.echo(f"{job_id}  {'cancelled' if job_id in cancelled else 'had already ended'}")
+
+
+def redrive(
+    ids: Annotated[list[UUID] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every dead job.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Queue dead jobs again with fresh attempts."""
+    from alexq_schema.errors import UsageError
+
+    if bool(ids) == every:
+        raise UsageError("name the jobs to redrive, or give --all")
+    with _producer(data_dir) as producer:
+        redriven = producer.redrive(None if every else ids)
+    for job_id in redriven:
+        typer.echo(f"{job_id}  queued")
+    typer.echo(f"{len(redriven)} dead jobs queued again", err=True)

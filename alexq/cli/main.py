@@ -1,0 +1,69 @@
+"""The command's frame: the typer app, and how an error becomes one line and an exit code."""
+
+import sys
+
+import typer
+
+from alexq.cli import doctor, jobs, models, stack
+from alexq_schema.errors import (
+    AlexqError,
+    SettingsError,
+    StackError,
+    StackRunningError,
+    UnavailableError,
+    UsageError,
+)
+
+EXIT_CODES: tuple[tuple[type[AlexqError], int], ...] = (
+    (UsageError, 2),
+    (SettingsError, 2),
+    (StackRunningError, 4),
+    (UnavailableError, 3),
+    (StackError, 3),
+    (AlexqError, 1),
+)
+"""The first class that fits decides. 0 done, 1 did not succeed, 2 usage, 3 no service, 4 not allowed."""
+
+INTERRUPTED = 130
+"""What shells give a command that Ctrl-C ended."""
+
+app = typer.Typer(
+    name="alexq",
+    help="Classify images at scale with AlexNet: submit photographs, get labels, lose nothing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+stack.register(app)
+jobs.register(app)
+models.register(app)
+doctor.register(app)
+
+
+def exit_code(error: AlexqError) -> int:
+    """Return the exit code for an error that ended a command."""
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+
+
+def main() -> int:
+    """Run the command line; return the exit code. No traceback for an error of ours."""
+    try:
+        app(prog_name="alexq")
+    except AlexqError as error:
+        _say(error)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _say(error: AlexqError) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    line = " ".join(f"error [{error.code}]: {error.detail}".split())
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(line, style="red"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

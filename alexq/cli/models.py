@@ -1,0 +1,113 @@
+"""``alexq models``: the model versions on this machine."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alexq.cli.options import DataDir, Json, given
+from alexq.cli.stack import become
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from alexq_schema.models import ModelVersion
+    from alexq_schema.settings import Settings
+
+# pull and import are the worker's own commands: it alone knows torch. Their options are passed on.
+_PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+Ref = Annotated[str, typer.Argument(metavar="NAME/VERSION")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    models = typer.Typer(help="List, fetch, import and choose model versions.", no_args_is_help=True)
+    models.command("list")(list_models)
+    models.command("pull", context_settings=_PASSED_ON, add_help_option=False)(pull)
+    models.command("import", context_settings=_PASSED_ON, add_help_option=False)(import_)
+    models.command("activate")(activate)
+    app.add_typer(models, name="models")
+
+
+def list_models(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List the model versions of the models folder; the active one is marked."""
+    from alexq_schema.models import ModelStore
+
+    settings = _settings(data_dir)
+    store = ModelStore(settings.models_dir)
+    versions, active = store.versions(), store.active_ref()
+    if as_json:
+        for version in versions:
+            typer.echo(json.dumps(_as_object(version, active), ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    if versions:
+        Console(highlight=False).print(_table(versions, active))
+    else:
+        typer.echo(f"no models in {settings.models_dir}: run `alexq models pull`", err=True)
+
+
+def pull(context: typer.Context, data_dir: DataDir = None) -> None:
+    """Fetch torchvision's pretrained AlexNet and make it a model version."""
+    _pass_on("pull", context, data_dir)
+
+
+def import_(context: typer.Context, data_dir: DataDir = None) -> None:
+    """Make a model version of a state dict (or safetensors file) and a label list."""
+    _pass_on("import", context, data_dir)
+
+
+def activate(ref: Ref, data_dir: DataDir = None) -> None:
+    """Choose the model version that workers serve from their next start."""
+    from alexq_schema.models import ModelStore
+
+    version = ModelStore(_settings(data_dir).models_dir).activate(ref)
+    typer.echo(f"active: {version.info.ref}; running workers take it up at their next start", err=True)
+
+
+def _settings(data_dir: Any) -> "Settings":
+    from alexq_schema.settings import Settings
+
+    return Settings.load(**given(data_dir=data_dir))
+
+
+def _pass_on(command: str, context: typer.Context, data_dir: Any) -> None:
+    from alexq.stack.environment import require_worker
+
+    require_worker()
+    become("alexq_worker.models", [command, *context.args], _settings(data_dir))
+
+
+def _as_object(version: "ModelVersion", active: str | None) -> dict[str, Any]:
+    info = version.info
+    return {
+        "name": info.name,
+        "version": info.version,
+        "active": info.ref == active,
+        "architecture": info.architecture,
+        "classes": info.classes,
+        "precision": info.precision,
+        "trained": info.trained,
+        "weights_sha256": info.weights_sha256,
+        "source": info.source,
+    }
+
+
+def _table(versions: "list[ModelVersion]", active: str | None) -> "Table":
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table("", Column("model", no_wrap=True), "trained", "classes", "sha256", "source")
+    for version in versions:
+        info = version.info
+        table.add_row(
+            "●" if info.ref == active else "",
+            info.ref,
+            Text("yes", style="green") if info.trained else Text("NO", style="bold yellow"),
+            str(info.classes),
+            info.weights_sha256[:12],
+            Text(info.source),
+        )
+    return table

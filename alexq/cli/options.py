@@ -1,0 +1,34 @@
+"""Options that commands share, and what they turn into."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Folder of the embedded stack; by default ALEXQ_DATA_DIR, else the user's data folder.",
+        show_default=False,
+        file_okay=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps [ALEXQ_DEVICE].", show_default=False)
+]
+Precision = Annotated[str | None, typer.Option(help="fp32 or bf16 [ALEXQ_PRECISION].", show_default=False)]
+MaxBatch = Annotated[
+    int | None,
+    typer.Option(help="Images in one forward pass, at most [ALEXQ_MAX_BATCH].", show_default=False),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="NAME/VERSION instead of the active model [ALEXQ_MODEL].", show_default=False),
+]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given, as overrides for ``Settings.load`` and ``Settings.connected``."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,144 @@
+"""A plain Celery client, with no alexq code, gets its answer; one with alexq reads any job from SQL."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery, states
+from celery.result import AsyncResult
+
+from alexq_producer import Producer
+from alexq_schema.errors import UsageError
+from alexq_schema.ids import new_id
+from alexq_schema.settings import Settings
+from tests.helpers.eventually import eventually
+from tests.helpers.photos import encode, photo_crops
+from tests.helpers.processes import WorkerProcess
+
+StartWorker = Callable[..., WorkerProcess]
+
+PLAIN_CLIENT = """
+import json, sys
+from celery import Celery
+
+url, images, timeout = sys.argv[1], json.load(sys.stdin), 60
+app = Celery("someone", broker=url, backend=url)
+sent = [app.send_task("alexq.classify_image", kwargs=kwargs, queue="alexq.classify") for kwargs in images]
+for result in sent:
+    try:
+        print(json.dumps({"id": result.id, "job": result.get(timeout=timeout)}))
+    except Exception as error:
+        print(json.dumps({"id": result.id, "error": type(error).__name__, "text": str(error)}))
+assert not any(name.startswith("alexq") for name in sys.modules)
+"""
+
+
+def ask(broker_url: str, *messages: dict[str, Any]) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_CLIENT, broker_url],
+        input=json.dumps(messages),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def photo() -> bytes:
+    return encode(photo_crops(1)[0], "JPEG")
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_a_plain_celery_client_is_answered(
+    start_worker: StartWorker, producer: Producer, broker_url: str
+) -> None:
+    start_worker()
+    producer.submit(photo())
+    key = next(iter(producer._images.root.glob("*/*"))).name  # type: ignore[attr-defined]
+
+    inside, by_key, cut, no_base64, empty, no_image, unknown_key, odd = ask(
+        broker_url,
+        {"image_base64": base64_of(photo()), "source": "holiday.jpg"},
+        {"image_key": key},
+        {"image_base64": base64_of(photo()[:2_000])},
+        {"image_base64": "***"},
+        {"image_base64": ""},
+        {},
+        {"image_key": "0" * 64},
+        {"image_url": "http://example.org/cat.jpg"},
+    )
+
+    assert inside["job"]["state"] == by_key["job"]["state"] == "succeeded"
+    assert inside["job"]["source"] == "holiday.jpg"
+    assert inside["job"]["job_id"] == inside["id"]  # the task id is the job id
+    assert inside["job"]["predictions"] == by_key["job"]["predictions"]
+    assert cut["job"]["state"] == "failed"
+    assert cut["job"]["error"]["code"] == "image_truncated"
+    assert (no_base64["error"], empty["error"]) == ("MessageError", "ImageEmptyError")
+    assert (no_image["error"], unknown_key["error"]) == ("JobNotFoundError", "ImageNotFoundError")
+    assert odd["error"] == "MessageError"
+    assert "image_url" in odd["text"]
+
+
+def test_a_job_that_was_left_behind_still_answers_its_celery_client(
+    start_worker: StartWorker, broker_url: str
+) -> None:
+    """The worker dies with the message in its hands; the next one answers under the same task id."""
+    app = Celery("someone", broker=broker_url, backend=broker_url, set_as_current=False)
+    first = start_worker()
+    first.process.send_signal(signal.SIGSTOP)
+    first_ids = {
+        app.send_task(
+            "alexq.classify_image", kwargs={"image_base64": base64_of(photo())}, queue="alexq.classify"
+        ).id
+        for _ in range(3)
+    }
+    first.process.send_signal(signal.SIGCONT)
+    results = [AsyncResult(task_id, app=app) for task_id in first_ids]
+    eventually(lambda: any(result.ready() for result in results) or first.lines("batch"))
+    first.kill()
+    start_worker()
+
+    assert [result.get(timeout=60)["state"] for result in results] == ["succeeded"] * 3
+
+
+def test_an_app_with_alexq_reads_any_job_from_sql(
+    producer: Producer, settings: Settings, start_worker: StartWorker
+) -> None:
+    backend_url = f"alexq+{settings.database_url}"
+    app = Celery("service", backend=backend_url, set_as_current=False)
+    waiting = producer.submit(photo())
+    good, cancelled = AsyncResult(str(waiting.job_ids[0]), app=app), producer.submit(photo()).job_ids[0]
+    producer.cancel([cancelled])
+    assert good.state == states.PENDING
+    assert AsyncResult(str(cancelled), app=app).state == states.REVOKED
+
+    start_worker()
+
+    job = good.get(timeout=30)
+    assert job["state"] == "succeeded"
+    assert len(job["predictions"]) == 5
+    assert good.date_done is not None
+    assert AsyncResult(str(new_id()), app=app).state == states.PENDING
+    assert AsyncResult("not-an-id", app=app).state == states.PENDING
+    app.backend.process_cleanup()
+
+
+def test_the_sql_result_backend_only_reads(settings: Settings) -> None:
+    app = Celery("service", backend=f"alexq+{settings.database_url}", set_as_current=False)
+
+    with pytest.raises(UsageError, match="only reads"):
+        app.backend.store_result("id", {}, states.SUCCESS)
+    with pytest.raises(UsageError, match="keeps the history"):
+        app.backend.forget(str(new_id()))

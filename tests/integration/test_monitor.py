@@ -1,0 +1,104 @@
+"""The dashboard as a process, on a real broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from alexq.stack.broker import EmbeddedBroker
+from alexq.stack.environment import environment, free_port
+from alexq.stack.log import Log
+from alexq.stack.supervisor import Child, Supervisor
+from alexq_schema.settings import Settings
+from tests.helpers.eventually import eventually
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    made = EmbeddedBroker.configure(tmp_path_factory.mktemp("data") / "broker")
+    supervisor = Supervisor(Log())
+    supervisor.start(Child("broker", made.argv, os.environ, is_ready=lambda _pid: made.is_ready()))
+    yield made
+    supervisor.stop()
+
+
+def settings_for(tmp_path: Path, broker_url: str, **given: object) -> Settings:
+    return Settings.load(
+        data_dir=tmp_path, broker_url=broker_url, **{"monitor_port": free_port("127.0.0.1")} | given
+    )
+
+
+@contextmanager
+def monitor(settings: Settings, extra: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    env = environment(settings) | dict(extra or {})
+    argv = [sys.executable, "-m", "alexq_monitor"]
+    with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def status(url: str) -> int | None:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return None
+
+
+def test_the_dashboard_answers_and_ends_cleanly_on_sigterm(tmp_path: Path, broker: EmbeddedBroker) -> None:
+    settings = settings_for(tmp_path, broker.url)
+    with monitor(settings) as process:
+        url = f"http://127.0.0.1:{settings.monitor_port}"
+        eventually(lambda: status(url) == 200, what="the dashboard answers")
+        assert [status(f"{url}/{page}") for page in ("workers", "tasks", "broker", "metrics")] == [200] * 4
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_the_dashboard_ends_cleanly_while_its_broker_is_away(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, f"redis://127.0.0.1:{free_port('127.0.0.1')}/0")
+    with monitor(settings) as process:
+        eventually(lambda: status(f"http://127.0.0.1:{settings.monitor_port}/healthcheck") == 200)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", ""])
+def test_other_machines_see_nothing_without_a_login(
+    tmp_path: Path, broker: EmbeddedBroker, address: str
+) -> None:
+    with monitor(settings_for(tmp_path, broker.url, monitor_address=address)) as process:
+        assert process.wait(30) == 2
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "without a login" in said
+    assert "FLOWER_BASIC_AUTH" in said
+    assert "Traceback" not in said
+
+
+def test_with_a_login_it_may_listen_everywhere(tmp_path: Path, broker: EmbeddedBroker) -> None:
+    settings = settings_for(tmp_path, broker.url, monitor_address="0.0.0.0")
+    with monitor(settings, {"FLOWER_BASIC_AUTH": "me:secret"}):
+        url = f"http://127.0.0.1:{settings.monitor_port}/"
+        eventually(lambda: status(url) == 401, what="the dashboard asks who is there")
+
+
+def test_a_taken_port_is_said_in_one_line(tmp_path: Path, broker: EmbeddedBroker) -> None:
+    with monitor(settings_for(tmp_path, broker.url, monitor_port=broker.port)) as process:
+        assert process.wait(30) == 2
+        assert process.stderr is not None
+        assert f"cannot listen on 127.0.0.1:{broker.port}" in process.stderr.read()

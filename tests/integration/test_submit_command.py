@@ -1,0 +1,229 @@
+"""``alexq submit`` and its kin, as a person and a program use them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexq.stack.environment import environment
+from alexq_producer import Producer
+from alexq_schema.settings import Settings
+from tests.helpers.eventually import eventually
+from tests.helpers.photos import encode, hostile_images, photo_crops
+from tests.helpers.processes import WorkerProcess
+
+StartWorker = Callable[..., WorkerProcess]
+
+MIB = 2**20
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One database is enough here: what differs between them is tested elsewhere."""
+    return sqlite_url
+
+
+@pytest.fixture
+def alexq(settings: Settings) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command against this test's services."""
+
+    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "alexq", *arguments],
+            env=environment(settings),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    jobs = [json.loads(line) for line in done.stdout.splitlines()]
+    return {Path(job["source"]).name: job for job in jobs}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three good photographs."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, crop in enumerate(photo_crops(3)):
+        (folder / f"good-{number}.jpg").write_bytes(encode(crop, "JPEG"))
+    return folder
+
+
+def test_bad_inputs_get_an_outcome_each_and_cost_the_good_ones_nothing(
+    alexq: Run, start_worker: StartWorker, photos: Path
+) -> None:
+    worker = start_worker()
+    hostile = hostile_images()
+    bad = {
+        "text.jpg": ("rejected", "image_type_unsupported", b"this is a text file\n"),
+        "empty.jpg": ("rejected", "image_empty", b""),
+        "truncated.jpg": ("failed", "image_truncated", hostile["image_truncated"]),
+        "bomb.png": ("failed", "image_too_many_pixels", hostile["image_too_many_pixels"]),
+        "sixteen.png": ("failed", "image_mode_unsupported", hostile["image_mode_unsupported"]),
+        "animated.gif": ("failed", "image_animated", hostile["image_animated"]),
+    }
+    for name, (_, _, data) in bad.items():
+        (photos / name).write_bytes(data)
+    warm = alexq("submit", str(photos / "good-0.jpg"), "--wait", "--json")
+    assert warm.returncode == 0, warm.stderr
+    before = worker.rss_bytes()
+
+    done = alexq("submit", str(photos), str(photos / "missing.jpg"), "--wait", "--json")
+
+    assert done.returncode == 1
+    jobs = lines(done)
+    for name, (state, code, _) in bad.items():
+        assert (jobs[name]["state"], jobs[name]["error"]["code"]) == (state, code), name
+        assert any(code in line for line in done.stderr.splitlines()), name
+    assert jobs["missing.jpg"]["error"]["code"] == "image_not_found"
+    assert jobs["missing.jpg"]["job_id"] is None
+    good = [job for name, job in jobs.items() if name.startswith("good")]
+    assert [job["state"] for job in good] == ["succeeded"] * 3
+    assert all(len(job["predictions"]) == 5 for job in good)
+    assert worker.rss_bytes() - before < 200 * MIB
+    assert "Traceback" not in done.stderr
+
+
+def test_the_json_line_has_the_agreed_shape(alexq: Run, start_worker: StartWorker, photos: Path) -> None:
+    start_worker()
+
+    done = alexq("submit", str(photos / "good-0.jpg"), "--wait", "--json", "--top-k", "2")
+
+    job = json.loads(done.stdout)
+    assert {"job_id", "source", "state", "attempt", "predictions", "model", "error", "timings"} <= job.keys()
+    assert [sorted(prediction) for prediction in job["predictions"]] == [
+        ["index", "label", "probability", "rank"]
+    ] * 2
+    assert sorted(job["model"]) == ["name", "precision", "trained", "version"]
+    assert job["model"]["trained"] is False
+    assert job["error"] is None
+
+
+def test_without_waiting_the_ids_come_at_once_and_the_results_later(
+    alexq: Run, start_worker: StartWorker, photos: Path
+) -> None:
+    accepted = alexq("submit", "-", stdin="\n".join(map(str, sorted(photos.iterdir()))))
+    assert accepted.returncode == 0
+    ids = [line.split()[0] for line in accepted.stdout.splitlines()]
+    assert len(ids) == 3
+    pending = alexq("result", ids[0], "--json")
+    assert (pending.returncode, json.loads(pending.stdout)["state"]) == (1, "queued")
+
+    start_worker()
+    submission = accepted.stderr.split("submission ")[1].split(";")[0]
+    done = alexq("result", "--wait", submission)
+
+    assert done.returncode == 0
+    assert sorted(line.split(":")[0] for line in done.stdout.splitlines()) == sorted(
+        map(str, photos.iterdir())
+    )
+    assert "(untrained model)" in done.stdout
+    one = alexq("result", "--wait", "--json", ids[1])
+    assert json.loads(one.stdout)["job_id"] == ids[1]
+
+
+def test_patterns_are_expanded(alexq: Run, photos: Path) -> None:
+    done = alexq("submit", f"{photos}/*.jpg", f"{photos}/*.none", "--json")
+
+    assert done.returncode == 1
+    assert [job["state"] for job in lines(done).values()].count("queued") == 3
+    assert lines(done)["*.none"]["error"]["code"] == "image_not_found"
+
+
+def test_ctrl_c_leaves_the_jobs_running_and_says_how_to_fetch_them(
+    settings: Settings, photos: Path, producer: Producer
+) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-m", "alexq", "submit", str(photos), "--wait"],
+        env=environment(settings),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: len(producer.newest()) == 3)
+    time.sleep(0.5)  # it has begun to wait for results, which no event shows
+
+    command.send_signal(signal.SIGINT)
+    stderr = command.communicate(timeout=20)[1]
+
+    assert command.returncode == 130
+    assert f"alexq result --wait {producer.newest()[0].submission_id}" in stderr
+    assert {job.state for job in producer.newest()} == {"queued"}
+
+
+def test_a_terminal_shows_progress(settings: Settings, photos: Path, start_worker: StartWorker) -> None:
+    start_worker()
+    main, terminal = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "alexq", "submit", str(photos), "--wait"],
+        env={**environment(settings), "TERM": "xterm-256color", "COLUMNS": "100"},
+        stdout=terminal,
+        stderr=terminal,
+        timeout=60,
+        check=False,
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(main, 65536):
+            shown += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(main)
+
+    assert done.returncode == 0
+    assert b"classifying" in shown
+    assert b"/3" in shown
+    assert shown.count(b"(untrained model)") == 3
+
+
+def test_jobs_are_listed_shown_cancelled_and_redriven(alexq: Run, photos: Path) -> None:
+    accepted = alexq("submit", str(photos))
+    ids = [line.split()[0] for line in accepted.stdout.splitlines()]
+
+    cancelled = alexq("jobs", "cancel", ids[0])
+    again = alexq("jobs", "cancel", ids[0])
+
+    assert cancelled.stdout.split() == [ids[0], "cancelled"]
+    assert "had already ended" in again.stdout
+    assert json.loads(alexq("jobs", "show", ids[0]).stdout)["state"] == "cancelled"
+    listed = alexq("jobs", "list", "--state", "queued", "--json")
+    assert sorted(json.loads(line)["job_id"] for line in listed.stdout.splitlines()) == sorted(ids[1:])
+    assert ids[0] in alexq("jobs", "list").stdout
+    assert "0 dead jobs" in alexq("jobs", "redrive", "--all").stderr
+    assert alexq("jobs", "redrive").returncode == 2
+    unknown = alexq("result", "01a209f7-881f-74cd-baca-3dbe767966fb")
+    assert (unknown.returncode, "job_not_found" in unknown.stderr) == (1, True)
+    assert alexq("result", "no-id").returncode == 2
+
+
+def test_without_a_stack_the_person_is_told_of_alexq_up(tmp_path: Path, photos: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alexq", "submit", str(photos), "--data-dir", str(tmp_path / "none")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 3
+    assert "alexq up" in done.stderr
+    assert done.stdout == ""

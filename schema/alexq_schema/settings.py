@@ -121,7 +121,7 @@ class Settings(BaseSettings):
             missing = "ALEXQ_BROKER_URL" if settings.database_url else "ALEXQ_DATABASE_URL"
             raise SettingsError(f"{missing} is not set; set it beside its counterpart, or unset both")
         stack = StackFile.read(settings.data_dir)
-        return cls.load(**overrides, **stack.settings())
+        return cls.load(**{**stack.settings(), **overrides})
 
 
 class StackFile(BaseModel):

@@ -1,0 +1,44 @@
+# `make demo` and `make test` do all the set-up themselves: Python >= 3.11 and make are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_ARGS ?=
+
+.PHONY: help setup demo test check format up bench clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.ready  ## Install alexq and its tools into .venv
+
+# torch is named so that its pin is met first: left to itself pip may choose another build of it.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "alexq needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch -e '.[dev]'
+	@touch $@
+
+demo: setup  ## Classify a few photographs through a whole stack
+	$(BIN)/alexq demo
+
+test: setup  ## Run every test that needs no GPU
+	$(BIN)/python -m pytest
+
+check: setup  ## Formatting, lint, types, import rules
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+up: setup  ## Run broker, database, worker and dashboard until Ctrl-C
+	$(BIN)/alexq up
+
+bench: setup  ## Measure the queue against the same work in one process
+	$(BIN)/python -m benchmarks.queue_overhead
+
+clean:  ## Remove what set-up and tools made
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Programs that measure alexq; README.md says how and what they found."""

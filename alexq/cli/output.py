@@ -74,7 +74,12 @@ class Output:
         if job.state != JobState.SUCCEEDED:
             self.has_failures = True
             if job.error is not None:
-                self._errors.print(Text(f"{job.state} [{job.error.code}] {job.error.detail}", style="red"))
+                detail = job.error.detail.removeprefix(
+                    f"{job.source}: "
+                )  # a rejection names its input itself
+                self._errors.print(
+                    Text(f"{job.source}: {job.state} [{job.error.code}] {detail}", style="red")
+                )
         if self._as_json:
             shown = job.model_copy(update={"predictions": job.predictions[: self._top_k]})
             self._line(shown.model_dump_json())

@@ -94,7 +94,7 @@ def test_bad_inputs_get_an_outcome_each_and_cost_the_good_ones_nothing(
     jobs = lines(done)
     for name, (state, code, _) in bad.items():
         assert (jobs[name]["state"], jobs[name]["error"]["code"]) == (state, code), name
-        assert any(code in line for line in done.stderr.splitlines()), name
+        assert any(name in line and code in line for line in done.stderr.splitlines()), name
     assert jobs["missing.jpg"]["error"]["code"] == "image_not_found"
     assert jobs["missing.jpg"]["job_id"] is None
     good = [job for name, job in jobs.items() if name.startswith("good")]

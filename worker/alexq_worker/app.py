@@ -177,7 +177,7 @@ class Process:
                 in_flight=report.in_flight,
             )
         if report.failed:
-            batch_log.info("failed inputs", count=report.failed)
+            batch_log.info("failed", **report.failed)
 
 
 def celery_app(settings: Settings) -> Celery:

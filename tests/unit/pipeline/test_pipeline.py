@@ -221,6 +221,7 @@ def test_one_bad_image_costs_one_job(rig: Rig, image: str, kind: type, code: str
     assert isinstance(outcome, Failed | Errored)
     assert outcome.code == code
     assert all(isinstance(rig.table.outcomes[job_id], Succeeded) for job_id in good)
+    assert [report.failed for report in rig.reports if report.failed] == [{code: 1}]
 
 
 def test_a_batch_that_the_model_fails_on_is_ours_to_answer_for(rig: Rig) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -30,8 +31,8 @@ class CommitReport:
 
     batches: tuple[BatchReport, ...]
     claims: tuple[Claim, ...]
-    failed: int
-    """Inputs at fault, and errors of ours."""
+    failed: Mapping[str, int]
+    """How often each error code occurred: inputs at fault, and errors of ours."""
     fenced: int
     """Outcomes refused because the job was no longer this worker's."""
     commit_s: float
@@ -92,7 +93,7 @@ class CommitStage:
                 for part in forwarded
             ),
             claims=tuple(item.claim for item, _ in pairs),
-            failed=len(done) - len(forwarded),
+            failed=Counter(o.code for o in outcomes if not isinstance(o, Succeeded)),
             fenced=committed.fenced,
             commit_s=commit_s,
             in_flight=self._flow.in_flight - len(pairs),

@@ -113,7 +113,7 @@ def result(
             try:
                 submission = producer.submission(given_id)
             except JobNotFoundError:
-                submission = producer.submission_of_jobs([given_id])
+                submission = producer.submission_of_job(given_id)
             if wait:
                 _follow(submission, output)
             else:

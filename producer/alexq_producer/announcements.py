@@ -1,25 +1,30 @@
 """Hearing from workers that jobs have finished: Redis pub/sub, one channel a submission.
 
 An announcement is a hint, never the truth: the listener's caller reads the jobs from the database,
-and asks it anyway after a silence, so that a lost announcement or a dead Redis costs time only.
+and asks it anyway from time to time, so that a lost announcement or a dead Redis costs time only.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
 import redis
 from redis.client import PubSub
 
+from alexq_schema.announcing import announce
 from alexq_schema.errors import MessageError
 from alexq_schema.messages import Finished
 from alexq_schema.names import finished_channel
 
-RETRY_S = 0.5
-"""Pause before the database is asked again while Redis does not answer."""
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 5.0
+"""Pauses, each twice the last, before Redis and the database are asked again while Redis is away."""
+
+log = logging.getLogger("alexq.producer")
 
 
 class Announcements:
@@ -29,6 +34,13 @@ class Announcements:
         self._redis = redis.Redis.from_url(
             broker_url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s
         )
+
+    def announce(self, finished: Iterable[tuple[UUID | None, UUID]]) -> None:
+        """Tell who waits that these (submission id, job id) have ended; a silent Redis is only logged."""
+        try:
+            announce(self._redis, finished)
+        except (redis.RedisError, OSError) as error:
+            log.warning("could not announce finished jobs: %s", error)
 
     @contextmanager
     def of(self, submission_id: UUID) -> Iterator[Listener]:
@@ -51,14 +63,16 @@ class Listener:
     def __init__(self, pubsub: PubSub, channel: str) -> None:
         self._pubsub = pubsub
         self._channel = channel
+        self._retry_s = FIRST_RETRY_S
         self._is_subscribed = False
         with suppress(redis.RedisError, OSError):
             self._subscribe()
 
     def _subscribe(self) -> None:
         self._pubsub.subscribe(self._channel)
-        self._pubsub.get_message(timeout=RETRY_S)  # the confirmation: from here on nothing is missed
-        self._is_subscribed = True
+        confirmation = self._pubsub.get_message(timeout=FIRST_RETRY_S)
+        # From the confirmation on nothing is missed.
+        self._is_subscribed = confirmation is not None and confirmation["type"] == "subscribe"
 
     def next(self, timeout_s: float) -> Sequence[UUID]:
         """Return job ids that were announced: of all announcements there are, after waiting for one.
@@ -69,15 +83,20 @@ class Listener:
         try:
             if not self._is_subscribed:
                 self._subscribe()
-                return []
+                return self._after_a_pause(timeout_s) if not self._is_subscribed else []
             job_ids = self._read(timeout_s)
             while job_ids and (more := self._read(0.0)):
                 job_ids += more
         except (redis.RedisError, OSError):
             self._is_subscribed = False
-            time.sleep(min(RETRY_S, timeout_s))
-            return []
+            return self._after_a_pause(timeout_s)
+        self._retry_s = FIRST_RETRY_S
         return job_ids
+
+    def _after_a_pause(self, timeout_s: float) -> list[UUID]:
+        time.sleep(min(self._retry_s, timeout_s))
+        self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
+        return []
 
     def _read(self, timeout_s: float) -> list[UUID]:
         message = self._pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from types import TracebackType
 from typing import Literal, Self
 from uuid import UUID
@@ -17,7 +16,7 @@ from alexq_producer.announcements import Announcements
 from alexq_producer.sources import Image
 from alexq_producer.submission import Rejection, Submission
 from alexq_schema.celery_settings import celery_config, publish
-from alexq_schema.db import jobs, queries
+from alexq_schema.db import jobs, publishing, queries
 from alexq_schema.db.jobs import NewJob
 from alexq_schema.db.session import Database
 from alexq_schema.errors import DatabaseUnavailableError, ImageError, JobNotFoundError, UsageError
@@ -26,8 +25,6 @@ from alexq_schema.images import Staging, check_image, open_image_store
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import TASK_CLASSIFY_JOBS
 from alexq_schema.settings import Settings
-
-ROWS_PER_TRANSACTION = 1_000
 
 log = logging.getLogger("alexq.producer")
 
@@ -110,17 +107,10 @@ class Producer:
         return new_jobs, rejections
 
     def _insert(self, submission_id: UUID, new_jobs: Sequence[NewJob]) -> None:
-        for start in range(0, len(new_jobs), ROWS_PER_TRANSACTION):
-            with self._database.begin() as connection:
-                if start == 0:
-                    jobs.add_submission(connection, submission_id, len(new_jobs))
-                jobs.add(
-                    connection,
-                    islice(new_jobs, start, start + ROWS_PER_TRANSACTION),
-                    task=TASK_CLASSIFY_JOBS,
-                    submission_id=submission_id,
-                    first_position=start,
-                )
+        # One transaction: a submission is accepted whole or not at all. Its rows go in in batches.
+        with self._database.begin() as connection:
+            jobs.add_submission(connection, submission_id, len(new_jobs))
+            jobs.add(connection, new_jobs, task=TASK_CLASSIFY_JOBS, submission_id=submission_id)
 
     def _publish(self, job_ids: Sequence[UUID]) -> None:
         try:
@@ -131,9 +121,8 @@ class Producer:
 
     def _ask_sweeper(self, job_ids: Sequence[UUID]) -> None:
         try:
-            for start in range(0, len(job_ids), ROWS_PER_TRANSACTION):
-                with self._database.begin() as connection:
-                    jobs.mark_unpublished(connection, job_ids[start : start + ROWS_PER_TRANSACTION])
+            with self._database.begin() as connection:
+                publishing.mark_unpublished(connection, job_ids)
         except DatabaseUnavailableError as error:
             # The rows are committed: the sweeper finds them by their age instead of by this mark.
             log.warning("could not mark %d jobs for publishing: %s", len(job_ids), error)
@@ -160,16 +149,16 @@ class Producer:
             raise JobNotFoundError(f"there is no submission {submission_id}")
         return submission
 
-    def submission_of_jobs(self, job_ids: Sequence[UUID]) -> Submission:
-        """Return something to wait on for jobs of one submission, or of none.
+    def submission_of_job(self, job_id: UUID) -> Submission:
+        """Return one job as something to wait on; it may have come through Celery's own door.
 
         Raises:
-            JobNotFoundError: names those that do not exist.
+            JobNotFoundError: there is no such job.
         """
-        submission_id = self.jobs(job_ids)[0].submission_id
+        [job] = self.jobs([job_id])
         return Submission(
-            submission_id or job_ids[0],
-            job_ids,
+            job.submission_id or job_id,
+            [job_id],
             rejected=(),
             database=self._database,
             announcements=self._announcements,
@@ -191,7 +180,9 @@ class Producer:
     def cancel(self, job_ids: Sequence[UUID]) -> list[UUID]:
         """Cancel those that are unfinished, and return them; a running job's result is discarded."""
         with self._database.begin() as connection:
-            return jobs.cancel(connection, job_ids)
+            cancelled = jobs.cancel(connection, job_ids)
+        self._announcements.announce(cancelled)
+        return [job_id for _, job_id in cancelled]
 
     def redrive(self, job_ids: Sequence[UUID] | None = None) -> list[UUID]:
         """Queue dead jobs again with fresh attempts, and return them; None means every dead job."""

@@ -57,6 +57,8 @@ def read(image: Image, name: str, max_bytes: int) -> bytes:
         raise ImageNotFoundError(f"{name}: there is no such file") from error
     except OSError as error:
         raise ImageUnreadableError(f"{name}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a closed file, or a path that no file can have
+        raise ImageUnreadableError(f"{name!r}: cannot be read: {error}") from error
     except AttributeError as error:
         raise UsageError(f"{name}: not bytes, a path or a binary file: {type(image).__name__}") from error
     if not isinstance(data, bytes):

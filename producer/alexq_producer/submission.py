@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError, WaitTimeoutError
 from alexq_schema.job import Job, JobError, JobState, Timings
 
-RECHECK_S = 5.0
+SILENCE_S = 5.0
 """Silence after which the database is asked all the same: an announcement may get lost."""
+
+RECHECK_S = 30.0
+"""Time after which it is asked for everything even while announcements come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,8 @@ class Submission:
         """Yield each job once as it reaches a terminal state, in completion order.
 
         Raises:
-            WaitTimeoutError: some are unfinished after ``timeout_s`` seconds; they go on.
+            WaitTimeoutError: some are unfinished after ``timeout_s`` seconds (and, while Redis hangs,
+                up to ``ALEXQ_PUBLISH_TIMEOUT_S`` more); they go on.
             DatabaseUnavailableError: the database does not answer; call again to go on.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -76,21 +81,25 @@ class Submission:
         if not pending:
             return
         with self._announcements.of(self.id) as listener:
-            told: Sequence[UUID] = list(pending)
+            told: Sequence[UUID] = []
+            checked_at = -math.inf
             while True:
+                if not told or time.monotonic() - checked_at > RECHECK_S:
+                    told = list(pending)
+                    checked_at = time.monotonic()
                 for job in self._finished([job_id for job_id in told if job_id in pending]):
                     if job.job_id is not None:
                         del pending[job.job_id]
                     yield job
                 if not pending:
                     return
-                silence_s = RECHECK_S if deadline is None else min(RECHECK_S, deadline - time.monotonic())
+                silence_s = SILENCE_S if deadline is None else min(SILENCE_S, deadline - time.monotonic())
                 if silence_s <= 0:
                     raise WaitTimeoutError(
                         f"{len(pending)} of {len(self)} jobs of submission {self.id} are unfinished after "
                         f"{timeout_s} s; they go on: `alexq result {self.id}` shows them"
                     )
-                told = listener.next(silence_s) or list(pending)
+                told = listener.next(silence_s)
 
     def _finished(self, job_ids: Sequence[UUID]) -> list[Job]:
         if not job_ids:

@@ -93,6 +93,8 @@ class ModelVersion:
                 "pull or import the model again"
             )
         labels = text.decode("utf-8").splitlines()
+        if b"\0" in text:
+            raise ModelInvalidError(f"model {self.info.ref}: {self.labels_path} holds a NUL character")
         if len(labels) != self.info.classes:
             raise ModelInvalidError(
                 f"model {self.info.ref}: {len(labels)} labels for {self.info.classes} classes"

@@ -21,6 +21,6 @@ IDS_PER_MESSAGE: Final = 64
 """Job ids in one ``alexq.classify_jobs`` message: as many as a full batch by default."""
 
 
-def finished_channel(submission_id: UUID) -> str:
-    """Return the Redis pub/sub channel on which a submission's finished job ids are announced."""
-    return f"alexq:submission:{submission_id}:finished"
+def finished_channel(waited_for: UUID) -> str:
+    """Return the Redis pub/sub channel that announces a submission's finished jobs, or one lone job."""
+    return f"alexq:{waited_for}:finished"

@@ -17,6 +17,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from alexq_schema.errors import SettingsError, StackNotRunningError
 
 
+def usable_cores() -> int:
+    """Return the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def default_data_dir() -> Path:
     """Return the folder that holds everything alexq keeps, unless ``ALEXQ_DATA_DIR`` names another."""
     return Path(platformdirs.user_data_dir("alexq"))
@@ -45,7 +52,7 @@ class Settings(BaseSettings):
     precision: Literal["fp32", "bf16"] = "fp32"
     max_batch: int = Field(default=64, ge=1, le=4096)
     """Images in one forward pass, at most."""
-    decode_threads: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256)
+    decode_threads: int = Field(default_factory=usable_cores, ge=1, le=256)
 
     max_image_bytes: int = Field(default=20 * 2**20, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)

@@ -9,10 +9,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event, select, update
 
-from alexq_schema.db import jobs, queries, workers
+from alexq_schema.db import jobs, publishing, queries, workers
 from alexq_schema.db.clock import db_now, now
 from alexq_schema.db.jobs import NewJob
 from alexq_schema.db.session import Database
+from alexq_schema.db.tables import Job as JobRow
 from alexq_schema.db.tables import Worker
 from alexq_schema.ids import new_id
 from alexq_schema.job import Job, JobState, ModelRef, Prediction
@@ -113,17 +114,59 @@ def test_a_job_is_claimed_once_however_many_ask(system: System) -> None:
     def ask(worker: UUID) -> None:
         start.wait(10)
         for first in range(0, 200, 20):
-            claimed.extend(claim.job_id for claim in system.claim(job_ids[first : first + 40], worker))
+            claimed.extend(claim.job_id for claim in system.claim(job_ids[first : first + 20], worker))
 
-    threads = [threading.Thread(target=ask, args=(w,)) for w in (system.worker, system.other) * 2]
+    threads = [
+        threading.Thread(target=ask, args=(w,))
+        for w in (system.worker, system.other, system.join(), system.join())
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
 
     assert len(claimed) == len(set(claimed))
-    system_left = [c.job_id for c in system.claim(job_ids)]  # PostgreSQL may skip a locked row once
-    assert sorted(claimed + system_left) == sorted(job_ids)
+    left = [claim.job_id for claim in system.claim(job_ids, system.join())]
+    assert sorted(claimed + left) == sorted(job_ids)  # PostgreSQL may have skipped a row that was locked
+
+
+def test_a_claim_whose_answer_got_lost_can_be_repeated(system: System) -> None:
+    job_ids = system.queue(3)
+    system.claim(job_ids)
+
+    again = system.claim(job_ids)
+
+    assert [claim.job_id for claim in again] == job_ids
+    assert system.claim(job_ids, system.other) == []
+    assert system.commit([*map(success, again)]) == 3
+
+
+def test_writers_of_the_same_rows_do_not_deadlock(system: System) -> None:
+    for _ in range(5):
+        job_ids = system.queue(400)
+        claims = system.claim(job_ids)
+        outcomes = [success(claim) for claim in reversed(claims)]
+        errors: list[Exception] = []
+
+        def act(action: Callable[[], object], errors: list[Exception] = errors) -> None:
+            try:
+                action()
+            except Exception as error:
+                errors.append(error)
+
+        def cancel(job_ids: list[UUID] = job_ids) -> None:
+            with system.database.begin() as connection:
+                jobs.cancel(connection, job_ids)
+
+        threads = [
+            threading.Thread(target=act, args=(action,))
+            for action in (lambda outcomes=outcomes: system.commit(outcomes), cancel, system.return_silent)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert errors == []
 
 
 def test_a_late_worker_cannot_overwrite_a_result(system: System) -> None:
@@ -212,7 +255,8 @@ def test_a_cancelled_job_is_not_claimed_and_a_running_ones_result_is_discarded(s
     queued, running = system.queue(1), system.queue(1)
     [claim] = system.claim(running)
     with system.database.begin() as connection:
-        assert sorted(jobs.cancel(connection, queued + running)) == sorted(queued + running)
+        cancelled = jobs.cancel(connection, queued + running)
+    assert sorted(job_id for _, job_id in cancelled) == sorted(queued + running)
 
     assert system.claim(queued) == []
     assert system.commit([success(claim)]) == 0
@@ -224,17 +268,32 @@ def test_only_rows_without_a_message_are_published_again(system: System) -> None
 
     def take(lost_after_s: float | None = None) -> list[UUID]:
         with system.database.begin() as connection:
-            found = jobs.take_unpublished(connection, limit=3, lost_after_s=lost_after_s)
+            found = publishing.take_unpublished(connection, limit=3, lost_after_s=lost_after_s)
         return [job_id for job_id, _ in found]
 
     assert take() == []
     with system.database.begin() as connection:
-        jobs.mark_unpublished(connection, job_ids[:4])
+        publishing.mark_unpublished(connection, job_ids[:4])
     assert take() == job_ids[:3]
     assert take() == job_ids[3:4]
     assert take() == []
     assert take(lost_after_s=60) == []
     assert take(lost_after_s=-1) == job_ids[:3]
+
+
+def test_a_job_overtaken_by_later_ones_has_lost_its_message(system: System) -> None:
+    lost, backlog, running = system.queue(2), system.queue(2), system.queue(2)
+    for job_ids, age_s in ((lost, 100.0), (running, 60.0), (backlog, 50.0)):
+        with system.database.begin() as connection:
+            connection.execute(
+                update(JobRow).where(JobRow.id.in_(job_ids)).values(published_at=db_now(-age_s))
+            )
+    system.claim(running)
+
+    with system.database.begin() as connection:
+        found = publishing.take_unpublished(connection, limit=10)
+
+    assert [job_id for job_id, _ in found] == lost  # and never the healthy backlog
 
 
 def test_a_job_that_came_twice_is_one_row(system: System) -> None:
@@ -250,7 +309,7 @@ def test_a_job_that_came_twice_is_one_row(system: System) -> None:
 def test_any_file_name_can_be_stored(system: System, source: str) -> None:
     job = NewJob(new_id(), source, "b" * 64, 3)
     with system.database.begin() as connection:
-        jobs.add(connection, [job], task=TASK_CLASSIFY_JOBS)
+        jobs.add(connection, [job], task=TASK_CLASSIFY_JOBS, submission_id=None)
 
     assert system.get(job.job_id).source[:1] == source[:1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 import redis
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from alexq_producer import Producer
-from alexq_schema.db import jobs, queries, workers
+from alexq_schema.db import jobs, publishing, queries, workers
 from alexq_schema.db.session import Database
 from alexq_schema.errors import (
     DatabaseUnavailableError,
@@ -21,6 +23,7 @@ from alexq_schema.errors import (
     ImageTypeError,
     ImageUnreadableError,
     JobNotFoundError,
+    MigrationError,
     UsageError,
     WaitTimeoutError,
 )
@@ -105,6 +108,7 @@ def test_statements_grow_by_the_thousand_not_by_the_image(producer: Producer) ->
         ("text.jpg", b"hello", ImageTypeError),
         ("missing.jpg", None, ImageNotFoundError),
         ("folder.jpg", "folder", ImageUnreadableError),
+        ("nul.jpg\0", None, ImageUnreadableError),
     ],
 )
 def test_a_refused_image_is_named_and_nothing_is_stored(
@@ -123,7 +127,7 @@ def test_a_refused_image_is_named_and_nothing_is_stored(
     elif content == "folder":
         bad.mkdir()
 
-    with pytest.raises(error, match=name):
+    with pytest.raises(error, match=name.rstrip("\0")):
         producer.submit([jpeg(1), bad, jpeg(2)])
 
     assert (stored(settings), rows(database), client.llen(QUEUE_CLASSIFY)) == (0, 0, 0)
@@ -178,7 +182,7 @@ def test_without_a_broker_jobs_are_accepted_and_wait_for_the_sweeper(
         submission = producer.submit([jpeg(1), jpeg(2)])
 
     with database.begin() as connection:
-        unpublished = [job_id for job_id, _ in jobs.take_unpublished(connection, limit=10)]
+        unpublished = [job_id for job_id, _ in publishing.take_unpublished(connection, limit=10)]
     assert unpublished == list(submission.job_ids)
 
 
@@ -259,11 +263,47 @@ def test_results_come_in_completion_order_as_they_are_announced(
 def test_a_lost_announcement_costs_time_only(
     producer: Producer, database: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexq_producer.submission.RECHECK_S", 0.3)
+    monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 0.3)
     submission = producer.submit(jpeg())
     threading.Timer(0.2, Finisher(database, client).finish, [submission.job_ids[0]]).start()
 
     assert submission.wait(timeout_s=10)[0].label == "cat"
+
+
+def test_a_cancelled_job_ends_the_wait_at_once(producer: Producer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 60)
+    submission = producer.submit([jpeg(1), jpeg(2)])
+    threading.Timer(0.3, producer.cancel, [submission.job_ids]).start()
+
+    assert {job.state for job in submission.wait(timeout_s=20)} == {JobState.CANCELLED}
+
+
+def test_a_submission_that_fails_half_way_leaves_no_row(
+    producer: Producer, database: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexq_schema.db.jobs.ROWS_PER_STATEMENT", 10)
+    full = OperationalError("INSERT", {}, sqlite3.OperationalError("disk full"))
+    full.connection_invalidated = True  # as a lost connection
+    inserts = 0
+
+    def fail_at_the_third(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal inserts
+        inserts += statement.startswith("INSERT INTO jobs")
+        if inserts == 3:
+            raise full
+
+    event.listen(producer._database.engine, "before_cursor_execute", fail_at_the_third)
+    with pytest.raises(DatabaseUnavailableError):
+        producer.submit(jpeg(number) for number in range(50))
+
+    assert (rows(database), client.llen(QUEUE_CLASSIFY)) == (0, 0)
+
+
+def test_a_database_without_tables_is_a_clear_error(settings: Settings, tmp_path: Path) -> None:
+    empty = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'no-tables.db'}"})
+
+    with Producer(empty) as producer, pytest.raises(MigrationError, match="alexq migrate"):
+        producer.submit(jpeg())
 
 
 def test_waiting_works_without_a_broker(settings: Settings, database: Database, client: redis.Redis) -> None:

@@ -40,6 +40,9 @@ from alexq_worker.table import SqlJobTable
 RESULT_EXPIRES_S = 3600
 """How long an answer stays in Celery's Redis result backend; SQL keeps it."""
 
+MAX_MESSAGES = 512
+"""Messages in hand at once, at most: each holds a thread."""
+
 log = logging.getLogger("alexq.worker")
 batch_log = structlog.get_logger("alexq.batch")
 
@@ -104,9 +107,10 @@ class Process:
             on_room=intake.wake,
             on_fatal=_die,
         )
-        self.app = celery_app(settings)
+        self.messages = min(self.pipeline.capacity, MAX_MESSAGES)
+        self.app = celery_app(settings, messages=self.messages)
         self.app.steps["consumer"].add(intake.step(self.pipeline))
-        tasks.register(self.app, self.pipeline.submit, Door(self.database, images, settings.max_image_bytes))
+        tasks.register(self.app, self.pipeline, Door(self.database, images, settings.max_image_bytes))
         sweeper = Sweeper(settings, self.database, client, self.app, self.notifier)
         heartbeat = Heartbeat(self.database, self.worker_id, self.pipeline.stalled_s)
         self._repeating = [
@@ -122,13 +126,14 @@ class Process:
         worker = self.app.Worker(
             hostname=f"alexq-{os.getpid()}@{host}",
             pool="threads",
-            concurrency=self.pipeline.capacity,
+            concurrency=self.messages,
             without_mingle=True,
             without_gossip=True,
             loglevel=logging.WARNING,
             quiet=True,
         )
         worker.start()
+        was_told_to_stop = self.pipeline.is_draining
         self.pipeline.drain()
         for repeating in self._repeating:
             repeating.stop()
@@ -138,11 +143,20 @@ class Process:
         with self.database.begin() as connection:
             workers.leave(connection, self.worker_id)
         self.database.close()
+        if not was_told_to_stop:
+            log.error("the consumer ended by itself; its last lines say why")
+            return worker.exitcode or 1
         log.info("stopped in good order")
         return 0
 
     def _ready(self, **_: Any) -> None:
         """The consumer is connected and no message has been taken: show the worker, start its threads."""
+        try:
+            self._show_and_start()
+        except Exception as error:  # noqa: BLE001 - Celery would go on without a pipeline
+            _die(error)
+
+    def _show_and_start(self) -> None:
         with self.database.begin() as connection:
             workers.register(
                 connection,
@@ -160,9 +174,15 @@ class Process:
     def _shutting_down(self, **_: Any) -> None:
         """Runs in the signal handler: begin to drain, and bound the time that it may take."""
         self.pipeline.drain()
-        last_word = threading.Timer(self.settings.stop_grace_s + 5.0, os._exit, args=(1,))
+        last_word = threading.Timer(self.settings.stop_grace_s, self._leave_anyway)
         last_word.daemon = True
         last_word.start()
+
+    def _leave_anyway(self) -> None:
+        """End the process although Celery has not: its broker may hang, or the device."""
+        is_done = self.pipeline.stop(0)
+        log.error("still stopping after %s s; leaving now", self.settings.stop_grace_s)
+        os._exit(0 if is_done else 1)
 
     def _committed(self, report: CommitReport) -> None:
         self.notifier.announce((claim.submission_id, claim.job_id) for claim in report.claims)
@@ -180,21 +200,24 @@ class Process:
             batch_log.info("failed", **report.failed)
 
 
-def celery_app(settings: Settings) -> Celery:
-    """Return the worker's Celery app, without tasks."""
+def celery_app(settings: Settings, *, messages: int) -> Celery:
+    """Return the app of a worker that handles up to ``messages`` at once, without tasks."""
+    config = celery_config(settings)
+    # Every one of them may be acked at the same moment; an ack without a connection would be lost.
+    config["broker_transport_options"]["max_connections"] = messages + 16
     app = Celery("alexq")
     app.conf.update(
-        celery_config(settings),
+        config,
         result_backend=settings.broker_url,
         result_backend_thread_safe=True,
         result_expires=RESULT_EXPIRES_S,
         task_acks_late=True,
-        task_store_errors_even_if_ignored=False,
         worker_prefetch_multiplier=1,
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
     )
     return app
 

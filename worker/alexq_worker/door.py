@@ -24,8 +24,8 @@ class Door:
         self._images = images
         self._max_image_bytes = max_image_bytes
 
-    def accept(self, job_id: UUID, message: ClassifyImage) -> None:
-        """Store the image and the row, unless they are there already.
+    def accept(self, job_id: UUID, message: ClassifyImage) -> UUID:
+        """Store the image and the row, unless they are there already; return the job's id.
 
         Raises:
             MessageError: ``image_base64`` is not base64.
@@ -38,9 +38,10 @@ class Door:
         elif message.image_key is not None:
             key, size = message.image_key, len(self._images.get(message.image_key))
         else:
-            return  # sent again by the sweeper: the row is there
+            return job_id  # sent again by the sweeper: the row is there
         with self._database.begin() as connection:
             jobs.add_if_absent(connection, NewJob(job_id, source, key, size), task=TASK_CLASSIFY_IMAGE)
+        return job_id
 
     def _store(self, image_base64: str, source: str) -> tuple[str, int]:
         try:

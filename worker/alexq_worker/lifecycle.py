@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 import redis
-from celery import Celery
+from celery import Celery, states
 from kombu.exceptions import KombuError
 
+from alexq_schema.announcing import announce
 from alexq_schema.celery_settings import publish
-from alexq_schema.db import jobs, workers
+from alexq_schema.db import jobs, publishing, queries, workers
 from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError
 from alexq_schema.job import JobState
-from alexq_schema.messages import Finished
-from alexq_schema.names import KEY_SWEEPER_LOCK, QUEUE_CLASSIFY, finished_channel
+from alexq_schema.names import KEY_SWEEPER_LOCK, QUEUE_CLASSIFY
 from alexq_schema.settings import Settings
 
 STALLED_AFTER_S = 60.0
@@ -29,13 +28,12 @@ SWEEP_LIMIT = 4_096
 """Jobs republished in one sweep, at most."""
 LOST_AFTER_S = 10.0
 """Age of a queued job's last message at which an empty queue proves the message lost."""
-SILENCE_TO_WARN_OF = (AlexqError, redis.RedisError, KombuError, OSError)
 
 log = logging.getLogger("alexq.worker")
 
 
 class Repeating:
-    """Calls ``action`` every ``interval_s`` on a thread of its own; an outage is logged, not fatal."""
+    """Calls ``action`` every ``interval_s`` on a thread of its own; what it raises is logged."""
 
     def __init__(self, name: str, interval_s: float, action: Callable[[], None]) -> None:
         self._interval_s = interval_s
@@ -57,8 +55,10 @@ class Repeating:
         while True:
             try:
                 self._action()
-            except SILENCE_TO_WARN_OF as error:
+            except (AlexqError, redis.RedisError, KombuError, OSError) as error:
                 log.warning("%s: %s", self._thread.name, error)
+            except Exception:
+                log.exception("%s failed; it goes on", self._thread.name)
             if self._stop.wait(self._interval_s):
                 return
 
@@ -82,24 +82,15 @@ class Heartbeat:
 
 
 class Notifier:
-    """Announces finished jobs to those who wait for their submission."""
+    """Announces finished jobs; a lost announcement costs those who wait time only."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
 
     def announce(self, finished: Iterable[tuple[UUID | None, UUID]]) -> None:
-        """Publish (submission id, job id) pairs: one round trip. A lost announcement costs time only."""
-        by_submission: defaultdict[UUID, list[UUID]] = defaultdict(list)
-        for submission_id, job_id in finished:
-            if submission_id is not None:
-                by_submission[submission_id].append(job_id)
-        if not by_submission:
-            return
+        """Announce (submission id, job id) pairs: one round trip."""
         try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                for submission_id, job_ids in by_submission.items():
-                    pipe.publish(finished_channel(submission_id), Finished(job_ids=job_ids).model_dump_json())
-                pipe.execute()
+            announce(self._redis, finished)
         except (redis.RedisError, OSError) as error:
             log.warning("could not announce finished jobs: %s", error)
 
@@ -142,13 +133,22 @@ class Sweeper:
             "took %d jobs back from workers that fell silent; %d of them are dead", len(returned), len(dead)
         )
         self._notifier.announce((job.submission_id, job.job_id) for job in dead)
+        self._answer([job.job_id for job in dead if job.submission_id is None])
+
+    def _answer(self, job_ids: Sequence[UUID]) -> None:
+        """Tell Celery clients of jobs that no worker will answer for any more."""
+        if job_ids:
+            with self._database.read() as connection:
+                ended = queries.by_id(connection, job_ids)
+            for job in ended:
+                self._app.backend.store_result(str(job.job_id), job.model_dump(mode="json"), states.SUCCESS)
 
     def _republish(self) -> None:
         # An empty queue with queued rows: their messages are lost, or in the hands of a worker that
         # will claim them within seconds (a second message then finds nothing to claim).
         is_queue_empty = self._redis.llen(QUEUE_CLASSIFY) == 0
         with self._database.begin() as connection:
-            missing = jobs.take_unpublished(
+            missing = publishing.take_unpublished(
                 connection, limit=SWEEP_LIMIT, lost_after_s=LOST_AFTER_S if is_queue_empty else None
             )
         if missing:
@@ -159,6 +159,6 @@ class Sweeper:
             publish(self._app, missing)
         except (KombuError, OSError):
             with self._database.begin() as connection:
-                jobs.mark_unpublished(connection, [job_id for job_id, _ in missing])
+                publishing.mark_unpublished(connection, [job_id for job_id, _ in missing])
             raise
         log.info("published %d jobs whose message was missing", len(missing))

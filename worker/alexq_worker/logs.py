@@ -43,3 +43,10 @@ def configure(log_format: Literal["console", "json"]) -> None:
     # Celery logs each message twice at INFO; one line a batch is alexq's own.
     logging.getLogger("alexq").setLevel(logging.INFO)
     logging.getLogger("celery.worker.consumer.connection").setLevel(logging.INFO)
+    logging.getLogger("celery.app.trace").addFilter(_is_not_given_back)
+
+
+def _is_not_given_back(record: logging.LogRecord) -> bool:
+    """Drop Celery's traceback of each message that a stopping worker gives back."""
+    data = getattr(record, "data", None)
+    return not (isinstance(data, dict) and data.get("description") == "rejected")

@@ -7,9 +7,8 @@ MemoryError would leak a slot of Celery's thread pool and lose the message, so t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from celery import Celery, Task
@@ -19,22 +18,29 @@ from alexq_schema.errors import MessageError
 from alexq_schema.messages import ClassifyImage, ClassifyJobs
 from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS
 from alexq_worker.door import Door
+from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pipeline.ticket import Summary
 
 WAIT_S = 3600.0
 """How long a task waits for the pipeline: as long as the broker waits for the task's ack."""
 
-Submit = Callable[[Sequence[UUID]], Future[Summary]]
+Answer = TypeVar("Answer")
 
 
-def register(app: Celery, submit: Submit, door: Door) -> None:
+def register(app: Celery, pipeline: Pipeline, door: Door) -> None:
     """Add the tasks to ``app``."""
 
     def settled(job_ids: Sequence[UUID]) -> Summary:
-        summary = submit(job_ids).result(WAIT_S)
+        summary = pipeline.submit(job_ids).result(WAIT_S)
         if summary.given_back:
             raise Reject("this worker is stopping", requeue=True)
         return summary
+
+    def answered(what: str, call: Callable[[], Answer]) -> Answer:
+        answer = pipeline.until_answered(what, call)
+        if answer is None:
+            raise Reject("this worker is stopping", requeue=True)
+        return answer
 
     @app.task(name=TASK_CLASSIFY_JOBS, ignore_result=True)  # type: ignore[untyped-decorator]
     @_never_loses_its_message
@@ -48,9 +54,10 @@ def register(app: Celery, submit: Submit, door: Door) -> None:
     @_never_loses_its_message
     def classify_image(self: Task, image_base64: str | None = None, **body: Any) -> dict[str, Any]:
         """Classify the image of this message and return the job object."""
-        job_id = _job_id(self.request.id)
-        door.accept(job_id, ClassifyImage.parse({"image_base64": image_base64, **body}))
-        job = settled([job_id]).answers.get(job_id) or door.job(job_id)
+        message = ClassifyImage.parse({"image_base64": image_base64, **body})
+        task_id = _job_id(self.request.id)
+        job_id = answered("a message's image", lambda: door.accept(task_id, message))
+        job = settled([job_id]).answers.get(job_id) or answered("a result", lambda: door.job(job_id))
         if not (job.state != "rejected" and job.state.is_terminal):
             raise Ignore  # another worker's, or to be tried again: that one will answer
         return job.model_dump(mode="json")
@@ -70,7 +77,7 @@ def _never_loses_its_message(task: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return task(*args, **kwargs)
-        except (MemoryError, SystemExit) as error:
+        except (MemoryError, SystemExit, TimeoutError) as error:
             raise Reject(f"{type(error).__name__} in the task", requeue=True) from error
 
     return guarded

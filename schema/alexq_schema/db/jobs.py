@@ -8,17 +8,30 @@
 
 A transition that finds the job in another state, or another attempt of it, writes 0 rows: that is
 how duplicated messages and workers that wake up late do no harm. Everything takes a connection in
-a transaction of :meth:`alexq_schema.db.session.Database.begin`; no function commits.
+a transaction of :meth:`alexq_schema.db.session.Database.begin`; no function commits. The module is
+longer than 300 lines because a state machine is checked by reading it whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Update, bindparam, case, insert, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from alexq_schema.db.clock import db_now
@@ -26,6 +39,11 @@ from alexq_schema.db.tables import Job, Submission, Worker
 from alexq_schema.errors import WorkerCrashedError
 from alexq_schema.job import JobState
 from alexq_schema.work import Claim, Errored, Failed, Outcome, Succeeded
+
+IDS_PER_STATEMENT = 5_000
+"""Ids in one IN list, at most: SQLite and PostgreSQL bound the parameters of a statement."""
+
+ROWS_PER_STATEMENT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +81,12 @@ _NEW = {
 }
 
 
-def add(
-    connection: Connection,
-    jobs: Iterable[NewJob],
-    *,
-    task: str,
-    submission_id: UUID | None = None,
-    first_position: int = 0,
-) -> None:
+def add(connection: Connection, jobs: Sequence[NewJob], *, task: str, submission_id: UUID | None) -> None:
     """Insert queued jobs, as published: a message that then gets lost is the sweeper's to notice."""
-    rows = [
-        _row(job, position, task, submission_id) for position, job in enumerate(jobs, start=first_position)
-    ]
-    connection.execute(insert(Job).values(_NEW), rows)
+    statement = insert(Job).values(_NEW)
+    for start in range(0, len(jobs), ROWS_PER_STATEMENT):
+        some = enumerate(jobs[start : start + ROWS_PER_STATEMENT], start)
+        connection.execute(statement, [_row(job, position, task, submission_id) for position, job in some])
 
 
 def add_if_absent(connection: Connection, job: NewJob, *, task: str) -> None:
@@ -100,12 +111,16 @@ def _row(job: NewJob, position: int, task: str, submission_id: UUID | None) -> d
 def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> list[Claim]:
     """Take those of ``job_ids`` that are queued; the others are done, or another worker's.
 
+    A job that runs under this worker already is taken anew, so that a claim whose answer got lost can
+    be repeated: ask only for jobs that the worker does not hold.
+
     Returns:
         The claimed jobs in queue order.
     """
+    is_mine = and_(Job.state == JobState.RUNNING, Job.worker_id == worker_id)
     takeable = (
         select(Job.id)
-        .where(Job.id.in_(job_ids), Job.state == JobState.QUEUED)
+        .where(Job.id.in_(job_ids), or_(Job.state == JobState.QUEUED, is_mine))
         .with_for_update(skip_locked=True)  # PostgreSQL; two claims of the same ids cannot deadlock
     )
     statement = (
@@ -143,6 +158,7 @@ def commit(
     Returns:
         Rows written; fewer than ``outcomes`` when the fence refused some.
     """
+    outcomes = sorted(outcomes, key=lambda o: o.claim.job_id)  # rows are locked in the order of their ids
     succeeded = [o for o in outcomes if isinstance(o, Succeeded)]
     failed = [o for o in outcomes if isinstance(o, Failed)]
     errored = [o for o in outcomes if isinstance(o, Errored)]
@@ -235,7 +251,7 @@ def release(connection: Connection, claims: Sequence[Claim], *, worker_id: UUID)
     statement = _mine(worker_id).values(
         state=JobState.QUEUED, attempt=Job.attempt - 1, worker_id=None, claimed_at=None
     )
-    return _write(connection, statement, [_held(claim) for claim in claims])
+    return _write(connection, statement, sorted(map(_held, claims), key=lambda row: row["job"]))
 
 
 def return_silent(connection: Connection, *, silent_after_s: float, max_crashes: int) -> list[Returned]:
@@ -243,10 +259,16 @@ def return_silent(connection: Connection, *, silent_after_s: float, max_crashes:
     gone = select(Worker.id).where(
         or_(Worker.last_seen_at < db_now(-silent_after_s), Worker.stopped_at.is_not(None))
     )
+    theirs = (
+        select(Job.id)
+        .where(Job.state == JobState.RUNNING, Job.worker_id.in_(gone))
+        .order_by(Job.id)
+        .with_for_update(skip_locked=True)
+    )
     is_last = Job.crashes + 1 >= max_crashes
     statement = (
         update(Job)
-        .where(Job.state == JobState.RUNNING, Job.worker_id.in_(gone))
+        .where(Job.id.in_(theirs))
         .values(
             **_back_or_dead(is_last),
             crashes=Job.crashes + 1,
@@ -258,56 +280,34 @@ def return_silent(connection: Connection, *, silent_after_s: float, max_crashes:
     return [Returned(row.id, row.submission_id, JobState(row.state)) for row in connection.execute(statement)]
 
 
-def take_unpublished(
-    connection: Connection, *, limit: int, lost_after_s: float | None = None
-) -> list[tuple[UUID, str]]:
-    """Mark up to ``limit`` queued jobs that need a message as published now, oldest first.
-
-    Args:
-        lost_after_s: also those whose last message is older than this; None leaves them alone.
+def cancel(connection: Connection, job_ids: Sequence[UUID]) -> list[tuple[UUID | None, UUID]]:
+    """Cancel those that are not terminal: a queued job at once, a running one's result is discarded.
 
     Returns:
-        (job id, task name) of each; publish them, or call :func:`mark_unpublished`.
+        (submission id, job id) of each that was cancelled.
     """
-    needs_message: ColumnElement[bool] = Job.published_at.is_(None)
-    if lost_after_s is not None:
-        needs_message = or_(needs_message, Job.published_at < db_now(-lost_after_s))
-    chosen = (
-        select(Job.id)
-        .where(Job.state == JobState.QUEUED, needs_message)
-        .order_by(Job.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    statement = (
-        update(Job).where(Job.id.in_(chosen)).values(published_at=db_now()).returning(Job.id, Job.task)
-    )
-    return sorted((row.id, row.task) for row in connection.execute(statement))
-
-
-def mark_unpublished(connection: Connection, job_ids: Sequence[UUID]) -> None:
-    """Note that these jobs' messages did not go out; the sweeper publishes them."""
-    connection.execute(
-        update(Job).where(Job.id.in_(job_ids), Job.state == JobState.QUEUED).values(published_at=None)
-    )
-
-
-def cancel(connection: Connection, job_ids: Sequence[UUID]) -> list[UUID]:
-    """Cancel those that are not terminal: a queued job at once, a running one's result is discarded."""
-    statement = (
-        update(Job)
-        .where(Job.id.in_(job_ids), Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
-        .values(state=JobState.CANCELLED, finished_at=db_now())
-        .returning(Job.id)
-    )
-    return list(connection.execute(statement).scalars())
+    cancelled: list[tuple[UUID | None, UUID]] = []
+    for chunk in chunks(job_ids):
+        chosen = locked(Job.id.in_(chunk), Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
+        statement = (
+            update(Job)
+            .where(Job.id.in_(chosen))
+            .values(state=JobState.CANCELLED, finished_at=db_now())
+            .returning(Job.submission_id, Job.id)
+        )
+        cancelled += [(row.submission_id, row.id) for row in connection.execute(statement)]
+    return cancelled
 
 
 def redrive(connection: Connection, job_ids: Sequence[UUID] | None) -> list[UUID]:
     """Queue dead jobs again with fresh attempts; None means every dead job."""
+    is_dead = Job.state == JobState.DEAD
+    if job_ids is None:
+        chosen = [locked(is_dead)]
+    else:
+        chosen = [locked(is_dead, Job.id.in_(chunk)) for chunk in chunks(job_ids)]
     statement = (
         update(Job)
-        .where(Job.state == JobState.DEAD, Job.id.in_(job_ids) if job_ids is not None else true())
         .values(
             state=JobState.QUEUED,
             errors=0,
@@ -319,4 +319,19 @@ def redrive(connection: Connection, job_ids: Sequence[UUID] | None) -> list[UUID
         )
         .returning(Job.id)
     )
-    return list(connection.execute(statement).scalars())
+    return [
+        job_id
+        for some in chosen
+        for job_id in connection.execute(statement.where(Job.id.in_(some))).scalars()
+    ]
+
+
+def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:
+    """Return the ids of matching jobs, their rows locked in order so that writers cannot deadlock."""
+    return select(Job.id).where(*conditions).order_by(Job.id).with_for_update()
+
+
+def chunks(job_ids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
+    """Yield ``job_ids`` in parts that fit into one statement on every database."""
+    for start in range(0, len(job_ids), IDS_PER_STATEMENT):
+        yield job_ids[start : start + IDS_PER_STATEMENT]

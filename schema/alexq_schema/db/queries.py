@@ -8,12 +8,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
+from alexq_schema.db.jobs import chunks
 from alexq_schema.db.tables import Job as JobRow
 from alexq_schema.db.tables import ModelVersion, Submission
 from alexq_schema.job import TERMINAL_STATES, Job, JobError, JobState, ModelRef, Prediction, Timings
-
-FETCH_CHUNK = 5_000
-"""Ids in one IN list, at most."""
 
 _JOBS = select(
     JobRow.__table__,
@@ -64,8 +62,7 @@ def _seconds(start: Any, end: Any) -> float | None:
 def by_id(connection: Connection, job_ids: Sequence[UUID]) -> list[Job]:
     """Return those of ``job_ids`` that exist, in their order."""
     found: dict[UUID, Job] = {}
-    for start in range(0, len(job_ids), FETCH_CHUNK):
-        chunk = job_ids[start : start + FETCH_CHUNK]
+    for chunk in chunks(job_ids):
         for row in connection.execute(_JOBS.where(JobRow.id.in_(chunk))):
             found[row.id] = _job(row)
     return [found[job_id] for job_id in job_ids if job_id in found]
@@ -75,12 +72,8 @@ def finished(connection: Connection, job_ids: Sequence[UUID]) -> list[Job]:
     """Return those of ``job_ids`` that are terminal, in the order in which they finished."""
     rows = [
         row
-        for start in range(0, len(job_ids), FETCH_CHUNK)
-        for row in connection.execute(
-            _JOBS.where(
-                JobRow.id.in_(job_ids[start : start + FETCH_CHUNK]), JobRow.state.in_(TERMINAL_STATES)
-            )
-        )
+        for chunk in chunks(job_ids)
+        for row in connection.execute(_JOBS.where(JobRow.id.in_(chunk), JobRow.state.in_(TERMINAL_STATES)))
     ]
     return [_job(row) for row in sorted(rows, key=lambda row: (row.finished_at, row.id))]
 

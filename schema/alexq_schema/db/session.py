@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from alexq_schema.errors import DatabaseUnavailableError, SettingsError
+from alexq_schema.errors import DatabaseUnavailableError, MigrationError, SettingsError
 
 CONNECT_TIMEOUT_S = 5
 SQLITE_BUSY_TIMEOUT_S = 30
@@ -83,21 +84,44 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
         with engine.begin() as connection:
             yield connection
     except (DBAPIError, PoolTimeoutError) as error:
+        name = engine.url.render_as_string(hide_password=True)
+        reason = getattr(error, "orig", error)
         if is_outage(error):
-            raise DatabaseUnavailableError(
-                f"the database {engine.url.render_as_string(hide_password=True)} does not answer: "
-                f"{getattr(error, 'orig', error)}"
+            raise DatabaseUnavailableError(f"the database {name} does not answer: {reason}") from error
+        if _lacks_tables(error):
+            raise MigrationError(
+                f"the database {name} lacks a table ({reason}): run `alexq migrate`"
             ) from error
         raise
 
 
+_SQLITE_OUTAGES = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
+_POSTGRESQL_OUTAGES = {"08", "25", "40", "53", "57"}
+"""SQLSTATE classes: connection, read-only after a failover, deadlock, resources, operator intervention."""
+
+
 def is_outage(error: SQLAlchemyError) -> bool:
-    """Return whether ``error`` says that the database could not be reached, is locked or is full."""
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or isinstance(
-            error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError
-        )
-    return isinstance(error, PoolTimeoutError)
+    """Return whether the same statement may succeed later: unreachable, locked, full, or in conflict."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return isinstance(error, PoolTimeoutError | DBAPIError)
+    if (code := getattr(error.orig, "sqlite_errorcode", None)) is not None:
+        return code & 0xFF in _SQLITE_OUTAGES  # the low byte of an extended code
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:  # psycopg could not connect, or lost the connection
+        return isinstance(error, sqlalchemy.exc.OperationalError)
+    return state[:2] in _POSTGRESQL_OUTAGES
+
+
+def _lacks_tables(error: SQLAlchemyError) -> bool:
+    cause = getattr(error, "orig", None)
+    return getattr(cause, "sqlstate", None) == "42P01" or "no such table" in str(cause)
 
 
 def sqlite_path(database_url: str) -> Path | None:

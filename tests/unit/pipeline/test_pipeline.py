@@ -185,7 +185,7 @@ def test_batches_fill_while_the_device_is_busy(rig: Rig) -> None:
     first = rig.pipeline.submit(rig.table.queue(1))
     eventually(lambda: rig.engine.sizes == [1])
     rest = [rig.pipeline.submit(rig.table.queue(1)) for _ in range(MAX_BATCH)]
-    eventually(lambda: rig.pipeline._assembly._open and len(rig.pipeline._assembly._open.items) == MAX_BATCH)
+    eventually(lambda: len(rig.pipeline._assembly._open.items) == MAX_BATCH)
 
     rig.engine.may_go.set()
     for future in [first, *rest]:
@@ -260,7 +260,7 @@ def test_a_full_pipeline_asks_for_no_more_until_there_is_room(rig: Rig) -> None:
 
 
 def test_an_outage_of_the_database_loses_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexq_worker.pipeline.flow.DATABASE_RETRY_S", 0.01)
+    monkeypatch.setattr("alexq_worker.pipeline.flow.RETRY_S", 0.01)
     rig.table.outages = 3
     rig.engine.may_go.clear()
     future = rig.pipeline.submit(rig.table.queue(5))
@@ -270,6 +270,30 @@ def test_an_outage_of_the_database_loses_nothing(rig: Rig, monkeypatch: pytest.M
 
     assert future.result(10).claimed == 5
     assert len(rig.table.outcomes) == 5
+
+
+def test_a_claim_whose_answer_got_lost_is_made_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexq_worker.pipeline.flow.RETRY_S", 0.01)
+    first, held = rig.table.queue(2), rig.table.queue(1)
+    rig.engine.may_go.clear()
+    running = rig.pipeline.submit(held)
+    eventually(lambda: rig.engine.sizes)
+    asked: list[list[UUID]] = []
+    claim = rig.table.claim
+
+    def loses_its_first_answer(job_ids: Sequence[UUID]) -> list[Claim]:
+        asked.append(list(job_ids))
+        if len(asked) == 1:
+            raise DatabaseUnavailableError("the connection broke after COMMIT")
+        return claim(job_ids)
+
+    rig.table.claim = loses_its_first_answer  # type: ignore[method-assign]
+    again = rig.pipeline.submit([*first, *held])
+    eventually(lambda: len(asked) == 2)
+    rig.engine.may_go.set()
+
+    assert (again.result(10).claimed, running.result(10).claimed) == (2, 1)
+    assert asked == [first, first]  # never for a job that it holds
 
 
 def test_stopping_finishes_what_is_decoded_and_gives_back_the_rest(rig: Rig) -> None:

@@ -22,12 +22,24 @@ class Batch(Generic[Item]):
     def __init__(self, buffer: Pixels) -> None:
         self._buffer = buffer
         self.items: list[Item] = []
-        self._written = 0
+        self.written = 0
+        """Slots whose copy is complete."""
 
     @property
     def pixels(self) -> Pixels:
         """uint8[B, crop, crop, 3]: the filled part of the buffer, not a copy."""
         return self._buffer[: len(self.items)]
+
+    @property
+    def has_slot(self) -> bool:
+        """Return whether one more picture fits."""
+        return len(self.items) < len(self._buffer)
+
+    def reserve(self, item: Item) -> Pixels:
+        """Return the next slot, uint8[crop, crop, 3], now ``item``'s."""
+        self.items.append(item)
+        slot: Pixels = self._buffer[len(self.items) - 1]
+        return slot
 
 
 class Assembly(Generic[Item]):
@@ -35,60 +47,43 @@ class Assembly(Generic[Item]):
 
     def __init__(self, new_buffer: Callable[[], Pixels]) -> None:
         self._changed = threading.Condition()
-        self._open: Batch[Item] | None = Batch(new_buffer())
-        self._spare: Batch[Item] | None = Batch(new_buffer())
-        self._capacity = len(self._open._buffer)
+        self._open: Batch[Item] = Batch(new_buffer())
+        self._other: Batch[Item] = Batch(new_buffer())  # with the engine, or empty
         self._is_closed = False
 
     def add(self, item: Item, picture: Picture) -> None:
-        """Write ``picture`` into a slot of the open batch; waits while that is full or sealed."""
+        """Write ``picture`` into a slot of the open batch; waits while that is full."""
         with self._changed:
-            self._changed.wait_for(lambda: self._has_slot)
+            self._changed.wait_for(lambda: self._open.has_slot)
             batch = self._open
-            assert batch is not None
-            slot = len(batch.items)
-            batch.items.append(item)
-        try:
-            picture.write_to(batch._buffer[slot])
-        finally:
-            with self._changed:
-                batch._written += 1
-                self._changed.notify_all()
-
-    @property
-    def _has_slot(self) -> bool:
-        return self._open is not None and len(self._open.items) < self._capacity
+            slot = batch.reserve(item)
+        picture.write_to(slot)
+        with self._changed:
+            batch.written += 1
+            self._changed.notify_all()
 
     def seal(self) -> Batch[Item] | None:
         """Return everything that is ready as one batch; waits for the first picture, never for more.
+
+        The batch before it must have been recycled.
 
         Returns:
             None when :meth:`close` was called and nothing is left.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._is_started)
-            if not self._is_started:
+            self._changed.wait_for(lambda: self._is_closed or self._open.items)
+            if not self._open.items:
                 return None
-            batch, self._open, self._spare = self._open, self._spare, None
-            assert batch is not None
+            self._open, self._other = self._other, self._open
             self._changed.notify_all()
-            self._changed.wait_for(lambda: batch._written == len(batch.items))
-            return batch
-
-    @property
-    def _is_started(self) -> bool:
-        return self._open is not None and bool(self._open.items)
+            sealed = self._other
+            self._changed.wait_for(lambda: sealed.written == len(sealed.items))
+            return sealed
 
     def recycle(self, batch: Batch[Item]) -> None:
         """Give a sealed batch's buffer back; its pixels may be overwritten from now on."""
         batch.items = []
-        batch._written = 0
-        with self._changed:
-            if self._open is None:
-                self._open = batch
-            else:
-                self._spare = batch
-            self._changed.notify_all()
+        batch.written = 0
 
     def close(self) -> None:
         """Say that no more pictures come; ``seal`` returns what is left, then None."""

@@ -49,13 +49,15 @@ class Claimer:
 
     def _claim(self, tickets: Sequence[Ticket]) -> None:
         owner = {job_id: ticket for ticket in tickets for job_id in ticket.job_ids}
-        claims = self._flow.until_answered(
-            "claim", lambda: self._table.claim(list(owner)), even_draining=False
-        )
+        with self._flow.lock:
+            wanted = [job_id for job_id in owner if job_id not in self._flow.held]
+        claims = self._flow.until_answered("claim", lambda: self._table.claim(wanted), even_draining=False)
         if claims is None:
             self._give_back(tickets)
             return
         items = [Item(claim, owner[claim.job_id]) for claim in claims]
+        with self._flow.lock:
+            self._flow.held.update(claim.job_id for claim in claims)
         claimed = Counter(id(item.ticket) for item in items)
         for ticket in tickets:
             ticket.start(claimed[id(ticket)])

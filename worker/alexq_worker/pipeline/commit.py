@@ -101,7 +101,7 @@ class CommitStage:
         self._on_committed(report)
         for item, _ in pairs:
             item.ticket.settle(committed.answers.get(item.claim.job_id))
-        self._flow.leave(len(pairs))
+        self._flow.let_go([item for item, _ in pairs])
 
     def _outcomes(self, part: Forwarded | Ended) -> Iterator[tuple[Item, Outcome]]:
         if isinstance(part, Ended):

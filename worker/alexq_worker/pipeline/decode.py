@@ -62,7 +62,7 @@ class DecodeStage:
             return self._decoder.decode(data)
         except ImageError as error:
             return error
-        except (Exception, MemoryError) as error:
+        except Exception as error:
             log.exception("decoding image %s failed in a way that has no name", image_key)
             return FailedError(f"decoding failed: {type(error).__name__}: {error}")
 
@@ -83,7 +83,7 @@ class DecodeStage:
         )
         for item in items:
             item.ticket.give_back()
-        self._flow.leave(len(items))
+        self._flow.let_go(items)
 
 
 def _outcome(item: Item, error: AlexqError) -> Outcome:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from uuid import UUID
 
-from alexq_schema.errors import DatabaseUnavailableError
+from alexq_schema.errors import UnavailableError
 from alexq_schema.work import Claim, Outcome
 from alexq_worker.pipeline.ports import TopK
 from alexq_worker.pipeline.ticket import Ticket
 
-DATABASE_RETRY_S = 1.0
-"""Pause before a claim or a commit is tried again while the database does not answer."""
+RETRY_S = 1.0
+"""Pause before a service that did not answer is asked again."""
 
 Answer = TypeVar("Answer")
 
@@ -58,6 +59,7 @@ class Flow:
         self.clock = clock
         self.lock = threading.RLock()  # reentrant: a signal handler may drain
         self.in_flight = 0
+        self.held: set[UUID] = set()  # claimed and not yet left; the claimer adds, any stage discards
         self.draining = threading.Event()
         self._on_room = on_room
         self._progress_at = clock()
@@ -73,6 +75,12 @@ class Flow:
             if self.in_flight == 0:
                 self._progress_at = self.clock()
             self.in_flight += count
+
+    def let_go(self, items: Sequence[Item]) -> None:
+        """Note that these jobs are settled."""
+        with self.lock:
+            self.held.difference_update(item.claim.job_id for item in items)
+        self.leave(len(items))
 
     def leave(self, count: int) -> None:
         """Note that ``count`` ids are no longer in flight."""
@@ -90,7 +98,7 @@ class Flow:
             return self.clock() - self._progress_at if self.in_flight else 0.0
 
     def until_answered(self, what: str, call: Callable[[], Answer], *, even_draining: bool) -> Answer | None:
-        """Return what ``call`` returns, trying again while the database does not answer.
+        """Return what ``call`` returns, trying again while a service does not answer.
 
         Returns:
             None when draining began first and ``even_draining`` is false.
@@ -98,9 +106,9 @@ class Flow:
         while True:
             try:
                 return call()
-            except DatabaseUnavailableError as error:
-                log.warning("%s waits for the database: %s", what, error)
-                if not even_draining and self.draining.wait(DATABASE_RETRY_S):
-                    return None
+            except UnavailableError as error:
+                log.warning("%s waits: %s", what, error)
                 if even_draining:
-                    time.sleep(DATABASE_RETRY_S)
+                    time.sleep(RETRY_S)
+                elif self.draining.wait(RETRY_S):
+                    return None

@@ -3,9 +3,10 @@
     submit ─▶ Claimer ─▶ items ─▶ DecodeStage ─▶ Assembly ─▶ ForwardStage ─▶ finished ─▶ CommitStage
              1 UPDATE             a thread/core   2 buffers    the device                1 transaction
 
-Every queue is bounded, and an item is in one stage's hands at a time. The outside must not hand in
-messages while ``has_room`` is false. A stage that fails in a way that has no name ends the process
-(``on_fatal``): its jobs return to the queue as a crashed worker's do.
+An item is in one stage's hands at a time. The outside stops handing in messages while ``has_room`` is
+false; that bounds what waits before the claimer, and the queues after it are bounded. A stage that
+fails in a way that has no name ends the process (``on_fatal``): its jobs return to the queue as a
+crashed worker's do.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from alexq_worker.pipeline.assembly import Assembly
 from alexq_worker.pipeline.claim import Claimer
 from alexq_worker.pipeline.commit import CommitStage, OnCommitted
 from alexq_worker.pipeline.decode import DecodeStage
-from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
+from alexq_worker.pipeline.flow import Answer, Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.forward import ForwardStage
 from alexq_worker.pipeline.ports import Decoder, Engine, ImageLoader, JobTable
 from alexq_worker.pipeline.ticket import Summary, Ticket
@@ -99,6 +100,14 @@ class Pipeline:
                 self._tickets.put(ticket)
         return ticket.future
 
+    def until_answered(self, what: str, call: Callable[[], Answer]) -> Answer | None:
+        """Return what ``call`` returns, trying again while a service does not answer.
+
+        Returns:
+            None when draining began first.
+        """
+        return self._flow.until_answered(what, call, even_draining=False)
+
     @property
     def capacity(self) -> int:
         """Jobs in flight at which ``has_room`` turns false."""
@@ -108,6 +117,11 @@ class Pipeline:
     def has_room(self) -> bool:
         """Return whether more messages should be handed in."""
         return self._flow.has_room
+
+    @property
+    def is_draining(self) -> bool:
+        """Return whether :meth:`drain` was called."""
+        return self._flow.draining.is_set()
 
     def stalled_s(self) -> float:
         """Return for how long jobs have been in flight without one of them getting done, in seconds."""

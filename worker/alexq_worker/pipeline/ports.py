@@ -22,7 +22,10 @@ class JobTable(Protocol):
     """
 
     def claim(self, job_ids: Sequence[UUID]) -> list[Claim]:
-        """Take those that are queued."""
+        """Take those that are queued; must be repeatable when its answer got lost.
+
+        Never asked for a job that the pipeline holds.
+        """
 
     def commit(self, outcomes: Sequence[Outcome]) -> Committed:
         """Write what became of claimed jobs."""

@@ -63,13 +63,26 @@ class PostgresServer:
     def database(self) -> Iterator[str]:
         """Make an empty database, yield its URL, and drop it."""
         name = f"test_{next(self._numbers)}"
-        with self._admin.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        self._command(f"CREATE DATABASE {name}")
         try:
             yield self._url.set(database=name).render_as_string(hide_password=False)
         finally:
-            with self._admin.connect() as connection:
-                connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+            self._command(f"DROP DATABASE {name} WITH (FORCE)")
+
+    @contextlib.contextmanager
+    def outage(self, url: str) -> Iterator[None]:
+        """Refuse connections to one database, and end those it has."""
+        name = sqlalchemy.make_url(url).database
+        self._command(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        self._command(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        try:
+            yield
+        finally:
+            self._command(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+    def _command(self, sql: str) -> None:
+        with self._admin.connect() as connection:
+            connection.exec_driver_sql(sql)
 
     def stop(self) -> None:
         """Stop the server."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+import redis
 
 from alexq.stack.environment import environment
 from alexq_schema.db import workers
@@ -66,3 +69,16 @@ class WorkerProcess:
         """Send SIGKILL, if it still runs, and reap it."""
         self.process.kill()
         self.process.wait(10)
+
+
+@contextmanager
+def stopped_server(broker_url: str) -> Iterator[None]:
+    """Freeze the broker's process: connections stay open, nothing answers."""
+    client = redis.Redis.from_url(broker_url)
+    process = psutil.Process(int(client.info("server")["process_id"]))
+    client.close()
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ from alexq_worker.pipeline.ticket import Ticket
 
 RETRY_S = 1.0
 """Pause before a service that did not answer is asked again."""
+
+WARN_EVERY_S = 5.0
+"""An outage is logged this often, however many wait for its end."""
 
 Answer = TypeVar("Answer")
 
@@ -63,6 +67,7 @@ class Flow:
         self.draining = threading.Event()
         self._on_room = on_room
         self._progress_at = clock()
+        self._warned_at = -math.inf
 
     @property
     def has_room(self) -> bool:
@@ -107,8 +112,16 @@ class Flow:
             try:
                 return call()
             except UnavailableError as error:
-                log.warning("%s waits: %s", what, error)
+                self._warn(what, error)
                 if even_draining:
                     time.sleep(RETRY_S)
                 elif self.draining.wait(RETRY_S):
                     return None
+
+    def _warn(self, what: str, error: UnavailableError) -> None:
+        with self.lock:
+            is_due = self.clock() - self._warned_at >= WARN_EVERY_S
+            if is_due:
+                self._warned_at = self.clock()
+        if is_due:
+            log.warning("%s waits: %s", what, error)

@@ -167,7 +167,10 @@ def main() -> None:
     Console().print(table)
     if arguments.save:
         record = {
-            "machine": {"cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
+            "machine": {
+                "cores": len(os.sched_getaffinity(0)),
+                "system": f"{platform.system()} {platform.machine()}",
+            },
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "images": arguments.images,
             "rounds": arguments.rounds,

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
+import json
 import random
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+import redis
 import safetensors.torch
 import torch
 from PIL import Image
 
 from alexq.stack.environment import environment
 from alexq_producer import Producer
-from alexq_schema.db.session import Database
 from alexq_schema.job import JobState
 from alexq_schema.models import ModelStore
+from alexq_schema.names import QUEUE_CLASSIFY
 from alexq_schema.settings import Settings
 from alexq_worker.inference.torchvision_ops import import_torchvision
 from tests.helpers.eventually import eventually
@@ -117,7 +121,7 @@ def test_bf16_is_an_option_that_results_name(producer: Producer, start_worker: S
 
 
 def test_a_worker_that_is_told_to_stop_leaves_nothing_half_done(
-    producer: Producer, start_worker: StartWorker, database: Database
+    producer: Producer, start_worker: StartWorker, broker_url: str
 ) -> None:
     first = start_worker()
     images = [encode(crop, "JPEG") for crop in photo_crops(64)]
@@ -129,11 +133,20 @@ def test_a_worker_that_is_told_to_stop_leaves_nothing_half_done(
     counts = submission.counts()
     assert counts.get(JobState.RUNNING, 0) == 0
     assert counts.get(JobState.QUEUED, 0) > 0
+    queued = {job.job_id for job in producer.jobs(submission.job_ids) if job.state is JobState.QUEUED}
+    assert queued <= ids_in_queue(broker_url), "every queued job has a message, at once"
     start_worker()
     jobs = submission.wait(timeout_s=60)
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}
     assert {job.attempt for job in jobs} == {1}  # being given back uses up no attempt
     assert not first.lines("took 0 jobs back from workers that fell silent")
+
+
+def ids_in_queue(broker_url: str) -> set[UUID]:
+    with redis.Redis.from_url(broker_url) as client:
+        messages = [json.loads(message) for message in client.lrange(QUEUE_CLASSIFY, 0, -1)]
+    bodies = [json.loads(base64.b64decode(message["body"])) for message in messages]
+    return {UUID(job_id) for _, kwargs, _ in bodies for job_id in kwargs["job_ids"]}
 
 
 def test_a_worker_starts_only_on_a_model_that_is_whole(

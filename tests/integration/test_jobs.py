@@ -17,7 +17,7 @@ from alexq_schema.db.tables import Job as JobRow
 from alexq_schema.db.tables import Worker
 from alexq_schema.ids import new_id
 from alexq_schema.job import Job, JobState, ModelRef, Prediction
-from alexq_schema.names import TASK_CLASSIFY_JOBS
+from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS
 from alexq_schema.work import Claim, Errored, Failed, Outcome, Succeeded
 
 MODEL = ModelRef(name="alexnet", version="test", precision="fp32", trained=False)
@@ -183,6 +183,18 @@ def test_a_late_worker_cannot_overwrite_a_result(system: System) -> None:
     assert system.get(job_id).label == "right"
 
 
+def test_a_worker_cannot_commit_an_attempt_that_it_has_lost(system: System) -> None:
+    [job_id] = system.queue(1)
+    [lost] = system.claim([job_id])
+    system.silence(system.worker)
+    system.return_silent()
+    [again] = system.claim([job_id])  # by the same worker, which has woken up
+
+    assert system.commit([success(lost, "late")]) == 0
+    assert system.commit([success(again, "right")]) == 1
+    assert system.get(job_id).label == "right"
+
+
 def test_a_result_is_written_once(system: System) -> None:
     [claim] = system.claim(system.queue(1))
 
@@ -282,13 +294,17 @@ def test_only_rows_without_a_message_are_published_again(system: System) -> None
 
 
 def test_a_job_overtaken_by_later_ones_has_lost_its_message(system: System) -> None:
-    lost, backlog, running = system.queue(2), system.queue(2), system.queue(2)
-    for job_ids, age_s in ((lost, 100.0), (running, 60.0), (backlog, 50.0)):
+    lost, slow, running, backlog = (system.queue(2) for _ in range(4))
+    for job_ids, age_s in ((lost, 100.0), (slow, 85.0), (running, 60.0), (backlog, 50.0)):
         with system.database.begin() as connection:
             connection.execute(
                 update(JobRow).where(JobRow.id.in_(job_ids)).values(published_at=db_now(-age_s))
             )
     system.claim(running)
+    door = NewJob(new_id(), "door.jpg", "b" * 64, 3)  # published now, whenever its message was sent
+    with system.database.begin() as connection:
+        jobs.add_if_absent(connection, door, task=TASK_CLASSIFY_IMAGE)
+    system.claim([door.job_id])
 
     with system.database.begin() as connection:
         found = publishing.take_unpublished(connection, limit=10)

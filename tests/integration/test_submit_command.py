@@ -8,12 +8,12 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from alexq.stack.environment import environment
 from alexq_producer import Producer
@@ -159,8 +159,8 @@ def test_ctrl_c_leaves_the_jobs_running_and_says_how_to_fetch_them(
         stderr=subprocess.PIPE,
         text=True,
     )
-    eventually(lambda: len(producer.newest()) == 3)
-    time.sleep(0.5)  # it has begun to wait for results, which no event shows
+    with redis.Redis.from_url(settings.broker_url) as client:
+        eventually(lambda: client.pubsub_channels("alexq:*:finished"), what="it waits for results")
 
     command.send_signal(signal.SIGINT)
     stderr = command.communicate(timeout=20)[1]

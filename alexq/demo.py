@@ -63,9 +63,13 @@ def run(data_dir: Path | None = None) -> int:
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     folder = (data_dir or Path(tempfile.mkdtemp(prefix="alexq-demo-"))).absolute()
     pictures = make_pictures(folder / "pictures")
-    with running_stack(folder, notes) as stack:
-        settings = Settings.load(data_dir=folder, **stack.settings())
-        finished = _classify(settings, pictures, notes)
+    try:
+        with running_stack(folder, notes) as stack:
+            settings = Settings.load(data_dir=folder, **stack.settings())
+            finished = _classify(settings, pictures, notes)
+    except KeyboardInterrupt:
+        notes.print(Text(f"stopped; remove what it made: rm -r {shlex.quote(str(folder))}"))
+        raise
     finished.sort(key=lambda job: job.source)
     Console(highlight=False).print(results_table(finished))
     notes.print(Text(_next_steps(folder, settings.models_dir)))

@@ -78,11 +78,17 @@ def run_checks(settings: Settings) -> Iterator[Check]:
         settings = Settings.connected(data_dir=settings.data_dir)
     except (SettingsError, StackNotRunningError) as error:
         fix = "alexq up" if isinstance(error, StackNotRunningError) else "correct the ALEXQ_ settings"
-        for name in ("broker", "database", "clock"):
+        for name in ("broker", "database", "clock", "workers"):
             yield Check(name, ok=False, found=str(error), fix=fix)
     else:
-        for name, check in (("broker", check_broker), ("database", check_database), ("clock", check_clock)):
+        for name, check in (
+            ("broker", check_broker),
+            ("database", check_database),
+            ("clock", check_clock),
+            ("workers", check_workers),
+        ):
             yield bounded(name, check, settings, CHECK_TIMEOUT_S)
+    yield bounded("image store", check_image_store, settings, CHECK_TIMEOUT_S)
     yield bounded("model", check_model, settings, HASH_TIMEOUT_S)
     yield bounded("data folder", check_data_folder, settings, CHECK_TIMEOUT_S)
 
@@ -233,11 +239,39 @@ def check_model(settings: Settings) -> Check:
         version.read_labels()
         version.verify_weights()
     except AlexqError as error:
-        return Check("model", ok=False, found=str(error), fix="alexq models pull")
+        fix = "alexq models pull, or import and activate yours again"
+        return Check("model", ok=False, found=str(error), fix=fix)
     kind = "trained" if version.info.trained else "UNTRAINED: its labels mean nothing"
     return Check(
         "model", ok=True, found=f"{version.info.ref}, sha256 {version.info.weights_sha256[:12]}, {kind}"
     )
+
+
+def check_workers(settings: Settings) -> Check:
+    """Someone does the work, where there is some."""
+    from alexq_schema.db import queries, workers
+    from alexq_schema.db.session import Database
+    from alexq_schema.job import JobState
+
+    database = Database(settings.database_url)
+    try:
+        with database.read() as connection:
+            alive = workers.alive(connection, settings.silent_after_s)
+            waiting = queries.counts(connection).get(JobState.QUEUED, 0)
+    finally:
+        database.close()
+    found = f"{len(alive)} alive, {waiting} jobs wait"
+    ok = bool(alive) or not waiting
+    return Check("workers", ok, found, "" if ok else "alexq worker, or alexq up")
+
+
+def check_image_store(settings: Settings) -> Check:
+    """Images can be written."""
+    from alexq_schema.images import open_image_store
+
+    with open_image_store(settings.images_url).staging() as staging:
+        staging.add(b"alexq doctor")  # and never published: nothing stays
+    return Check("image store", ok=True, found=settings.images_url)
 
 
 def check_data_folder(settings: Settings) -> Check:
@@ -264,10 +298,12 @@ def _shown(folder: Path, existing: Path) -> str:
 
 def table(checks: Sequence[Check]) -> Table:
     """Return the checks as a table for people."""
+    from rich.table import Column
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = RichTable("", "check", "found", "fix")
+    # Folded, never cut: a path or a hash is what one needs.
+    shown = RichTable("", "check", Column("found", overflow="fold"), Column("fix", overflow="fold"))
     for check in checks:
         mark = Text("ok", style="green") if check.ok else Text("FAIL", style="bold red")
         shown.add_row(mark, check.name, Text(check.found), Text(check.fix))

@@ -7,21 +7,36 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from alexq_schema.errors import UsageError
 
-def expand(arguments: Iterable[str], stdin: TextIO) -> Iterator[str]:
+
+def expand(arguments: Iterable[str], stdin: TextIO | None) -> Iterator[str]:
     """Yield the paths that the arguments stand for; one that stands for nothing is yielded as it is.
 
     A folder stands for every file below it whose name and folders do not begin with a dot.
+
+    Raises:
+        UsageError: an argument is empty, or names are to come from a standard input that is closed.
     """
     for argument in arguments:
         if argument == "-":
-            yield from expand(filter(None, (line.rstrip("\n") for line in stdin)), stdin)
+            yield from expand(_names(stdin), None)
+        elif not argument:
+            raise UsageError("an empty PATH: is a variable not set? Name files or folders; . is this one")
+        elif "\0" in argument:
+            yield argument  # no file has such a name: refused by name, as any other
         elif Path(argument).is_dir():
             yield from _files_below(Path(argument))
         elif not Path(argument).exists() and glob.has_magic(argument):
             yield from sorted(glob.glob(argument, recursive=True)) or [argument]  # noqa: PTH207 - as typed
         else:
             yield argument
+
+
+def _names(stdin: TextIO | None) -> Iterator[str]:
+    if stdin is None:
+        raise UsageError("- takes file names from standard input, which is closed or was read already")
+    return filter(None, (line.rstrip("\r\n") for line in stdin))
 
 
 def _files_below(folder: Path) -> Iterator[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from contextlib import suppress
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Annotated, TextIO
 from uuid import UUID
 
 import typer
@@ -60,15 +62,27 @@ def submit(
 
     with _producer(data_dir) as producer, Output(as_json=as_json, top_k=top_k) as output:
         output.begin("reading", None)
-        submission = producer.submit(_ticking(expand(paths, sys.stdin), output), rejected="skip")
+        submission = producer.submit(_ticking(expand(paths, _names_from_stdin()), output), rejected="skip")
         for rejection in submission.rejected:
             output.show(rejection.as_job())
         if submission.job_ids and wait:
+            _warn_of_no_worker(producer, output)
             _follow(submission, output)
         elif submission.job_ids:
             _list_accepted(producer, submission, output, as_json=as_json)
     if output.has_failures:
         raise typer.Exit(1)
+
+
+def _names_from_stdin() -> TextIO | None:
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # file names are bytes
+    return sys.stdin
+
+
+def _warn_of_no_worker(producer: Producer, output: Output) -> None:
+    if not producer.workers_alive():
+        output.say("no worker is alive: the jobs wait until one starts (alexq worker, or alexq up)")
 
 
 def _ticking(paths: Iterable[str], output: Output) -> Iterator[str]:
@@ -90,11 +104,13 @@ def _follow(submission: Submission, output: Output) -> None:
 
 
 def _list_accepted(producer: Producer, submission: Submission, output: Output, *, as_json: bool) -> None:
+    from alexq.cli.output import printable
+
     for job in producer.jobs(submission.job_ids):
         if as_json:
             typer.echo(job.model_dump_json())
         else:
-            typer.echo(f"{job.job_id}  {job.source}")
+            typer.echo(printable(f"{job.job_id}  {job.source}"))
     output.say(
         f"accepted {len(submission)} images as submission {submission.id}; "
         f"fetch the results with: alexq result --wait {submission.id}"
@@ -115,6 +131,7 @@ def result(
             except JobNotFoundError:
                 submission = producer.submission_of_job(given_id)
             if wait:
+                _warn_of_no_worker(producer, output)
                 _follow(submission, output)
             else:
                 for job in producer.jobs(submission.job_ids):
@@ -146,13 +163,17 @@ def _table(found: list[Job]) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
+    from alexq.cli.output import printable
+
     table = Table(
         Column("job", min_width=36), "state", "attempt", "label", Column("source", ratio=1), box=None
     )
     for job in found:
         what = f"{job.label} {job.probability:.1%}" if job.probability is not None else ""
         told = f"[{job.error.code}]" if job.error is not None else what
-        table.add_row(*map(Text, (str(job.job_id), str(job.state), str(job.attempt), told, job.source)))
+        table.add_row(
+            *map(Text, (str(job.job_id), str(job.state), str(job.attempt), told, printable(job.source)))
+        )
     # Into a pipe, a row is one whole line; on a terminal it is as wide as that.
     Console(width=None if sys.stdout.isatty() else 2_000).print(table)
 
@@ -167,10 +188,12 @@ def show(ids: Ids, data_dir: DataDir = None) -> None:
 def cancel(ids: Ids, data_dir: DataDir = None) -> None:
     """Cancel jobs: a queued one at once, a running one's result is discarded."""
     with _producer(data_dir) as producer:
-        producer.jobs(ids)  # names those that do not exist
-        cancelled = set(producer.cancel(ids))
+        known = _known(producer, ids)
+        cancelled = set(producer.cancel(sorted(known)))
     for job_id in ids:
-        typer.echo(f"{job_id}  {'cancelled' if job_id in cancelled else 'had already ended'}")
+        if job_id in known:
+            typer.echo(f"{job_id}  {'cancelled' if job_id in cancelled else 'had already ended'}")
+    _report_unknown(ids, known)
 
 
 def redrive(
@@ -184,7 +207,32 @@ def redrive(
     if bool(ids) == every:
         raise UsageError("name the jobs to redrive, or give --all")
     with _producer(data_dir) as producer:
+        known = _known(producer, ids or [])
         redriven = producer.redrive(None if every else ids)
     for job_id in redriven:
         typer.echo(f"{job_id}  queued")
+    not_dead = sorted(known - set(redriven))
+    for job_id in not_dead:
+        typer.echo(f"{job_id}  is not dead: nothing was done")
     typer.echo(f"{len(redriven)} dead jobs queued again", err=True)
+    _report_unknown(ids or [], known)
+    if not_dead:
+        raise typer.Exit(1)
+
+
+def _known(producer: Producer, ids: list[UUID]) -> set[UUID]:
+    """Return those of ``ids`` that are jobs."""
+    from alexq_schema.errors import JobNotFoundError
+
+    known: set[UUID] = set()
+    for job_id in ids:
+        with suppress(JobNotFoundError):
+            known.update(job.job_id for job in producer.jobs([job_id]) if job.job_id)
+    return known
+
+
+def _report_unknown(ids: list[UUID], known: set[UUID]) -> None:
+    from alexq_schema.errors import JobNotFoundError
+
+    if unknown := [str(job_id) for job_id in ids if job_id not in known]:
+        raise JobNotFoundError(f"there is no job {', '.join(unknown)}")

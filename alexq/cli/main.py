@@ -1,12 +1,16 @@
 """The command's frame: the typer app, and how an error becomes one line and an exit code."""
 
+import errno
+import os
 import sys
+from pathlib import Path
 
 import typer
 
 from alexq.cli import doctor, jobs, models, stack
 from alexq_schema.errors import (
     AlexqError,
+    MigrationError,
     SettingsError,
     StackError,
     StackRunningError,
@@ -19,6 +23,7 @@ EXIT_CODES: tuple[tuple[type[AlexqError], int], ...] = (
     (SettingsError, 2),
     (StackRunningError, 4),
     (UnavailableError, 3),
+    (MigrationError, 3),
     (StackError, 3),
     (AlexqError, 1),
 )
@@ -30,6 +35,7 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="alexq",
     help="Classify images at scale with AlexNet: submit photographs, get labels, lose nothing.",
+    epilog="Exit codes: 0 done, 1 some job did not succeed, 2 usage, 3 no service reached, 4 not allowed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,13 +53,21 @@ def exit_code(error: AlexqError) -> int:
 
 def main() -> int:
     """Run the command line; return the exit code. No traceback for an error of ours."""
+    if sys.stdout is None:  # closed by the caller: nobody wants the answer
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open to the end
     try:
         app(prog_name="alexq")
+        sys.stdout.flush()
     except AlexqError as error:
         _say(error)
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        _say(AlexqError(f"cannot write the results: {error.strerror}; the jobs themselves go on"))
+        os._exit(1)  # what is buffered cannot be written either
     return 0
 
 

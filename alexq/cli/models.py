@@ -11,7 +11,8 @@ from alexq.cli.stack import become
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from alexq_schema.models import ModelVersion
+    from alexq_schema.errors import ModelInvalidError
+    from alexq_schema.models import ModelStore, ModelVersion
     from alexq_schema.settings import Settings
 
 # pull and import are the worker's own commands: it alone knows torch. Their options are passed on.
@@ -36,17 +37,35 @@ def list_models(data_dir: DataDir = None, as_json: Json = False) -> None:
 
     settings = _settings(data_dir)
     store = ModelStore(settings.models_dir)
-    versions, active = store.versions(), store.active_ref()
+    versions, damaged = _read(store)
+    active = store.active_ref()
     if as_json:
         for version in versions:
             typer.echo(json.dumps(_as_object(version, active), ensure_ascii=False))
-        return
-    from rich.console import Console
+    elif versions:
+        from rich.console import Console
 
-    if versions:
         Console(highlight=False).print(_table(versions, active))
-    else:
+    elif not damaged:
         typer.echo(f"no models in {settings.models_dir}: run `alexq models pull`", err=True)
+    for error in damaged:
+        typer.echo(f"damaged: {error}", err=True)
+    if damaged:
+        raise typer.Exit(1)
+
+
+def _read(store: "ModelStore") -> "tuple[list[ModelVersion], list[ModelInvalidError]]":
+    """Return the versions that are whole, and what is wrong with the others."""
+    from alexq_schema.errors import ModelInvalidError
+
+    versions: list[ModelVersion] = []
+    damaged: list[ModelInvalidError] = []
+    for ref in store.refs():
+        try:
+            versions.append(store.find(ref))
+        except ModelInvalidError as error:
+            damaged.append(error)
+    return versions, damaged
 
 
 def pull(context: typer.Context, data_dir: DataDir = None) -> None:

@@ -21,6 +21,13 @@ from rich.text import Text
 from alexq_schema.job import Job, JobState
 
 
+def printable(text: str) -> str:
+    """Return ``text`` with control characters escaped: a file name must not steer a terminal or a pipe."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -67,24 +74,22 @@ class Output:
 
     def say(self, text: str) -> None:
         """Tell the person something."""
-        self._errors.print(Text(text))
+        self._errors.print(Text(printable(text)))
 
     def show(self, job: Job) -> None:
         """Print one job; one that did not succeed also gets a readable line on stderr."""
         if job.state != JobState.SUCCEEDED:
             self.has_failures = True
             if job.error is not None:
-                detail = job.error.detail.removeprefix(
-                    f"{job.source}: "
-                )  # a rejection names its input itself
-                self._errors.print(
-                    Text(f"{job.source}: {job.state} [{job.error.code}] {detail}", style="red")
-                )
+                # A rejection names its input itself.
+                detail = job.error.detail.removeprefix(f"{job.source}: ")
+                line = printable(f"{job.source}: {job.state} [{job.error.code}] {detail}")
+                self._errors.print(Text(line, style="red"))
         if self._as_json:
             shown = job.model_copy(update={"predictions": job.predictions[: self._top_k]})
             self._line(shown.model_dump_json())
         elif job.error is None:
-            self._line(_sentence(job, self._top_k))
+            self._line(printable(_sentence(job, self._top_k)))
 
     def _line(self, text: str) -> None:
         if self._errors.is_terminal and sys.stdout.isatty():

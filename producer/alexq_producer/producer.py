@@ -16,7 +16,7 @@ from alexq_producer.announcements import Announcements
 from alexq_producer.sources import Image
 from alexq_producer.submission import Rejection, Submission
 from alexq_schema.celery_settings import celery_config, publish
-from alexq_schema.db import jobs, publishing, queries
+from alexq_schema.db import jobs, publishing, queries, workers
 from alexq_schema.db.jobs import NewJob
 from alexq_schema.db.session import Database
 from alexq_schema.errors import DatabaseUnavailableError, ImageError, JobNotFoundError, UsageError
@@ -188,6 +188,11 @@ class Producer:
         """Queue dead jobs again with fresh attempts, and return them; None means every dead job."""
         with self._database.begin() as connection:
             return jobs.redrive(connection, job_ids)  # a worker's sweeper publishes them within seconds
+
+    def workers_alive(self) -> int:
+        """Return how many workers show progress now."""
+        with self._database.read() as connection:
+            return len(workers.alive(connection, self.settings.silent_after_s))
 
     def newest(
         self,

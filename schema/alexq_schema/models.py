@@ -146,22 +146,20 @@ class ModelStore:
         try:
             info = ModelInfo.model_validate_json((folder / "model.json").read_bytes())
         except OSError as error:
-            have = ", ".join(version.info.ref for version in self.versions()) or "none"
+            have = ", ".join(self.refs()) or "none"
             raise ModelNotFoundError(f"no model {ref} in {self.models_dir} (there: {have})") from error
         except ValidationError as error:
-            raise ModelInvalidError(f"model {ref}: {folder / 'model.json'} is malformed: {error}") from error
+            first = error.errors()[0]
+            what = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+            raise ModelInvalidError(f"model {ref}: {folder / 'model.json'} is malformed ({what})") from error
         if info.ref != ref:
             raise ModelInvalidError(f"model {ref}: its model.json says it is {info.ref}")
         return ModelVersion(folder, info)
 
-    def versions(self) -> list[ModelVersion]:
-        """Return every version, by name and version.
-
-        Raises:
-            ModelInvalidError: a ``model.json`` is malformed.
-        """
-        files = sorted(self.models_dir.glob("*/*/model.json"))
-        return [self.find(f"{file.parent.parent.name}/{file.parent.name}") for file in files]
+    def refs(self) -> list[str]:
+        """Return ``name/version`` of every version folder, whole or damaged, in order."""
+        files = sorted(self.models_dir.glob("[!.]*/[!.]*/model.json"))
+        return [f"{file.parent.parent.name}/{file.parent.name}" for file in files]
 
     @property
     def _active_path(self) -> Path:

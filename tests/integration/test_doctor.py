@@ -18,6 +18,7 @@ from alexq.stack.broker import EmbeddedBroker
 from alexq.stack.environment import environment, free_port
 from alexq.stack.log import Log
 from alexq.stack.supervisor import Child, Supervisor
+from alexq_producer import Producer
 from alexq_schema import migrations
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
@@ -55,7 +56,8 @@ def test_a_healthy_set_up_passes_every_check(healthy: Settings) -> None:
     done = run_doctor(healthy, "--json")
     checks = [json.loads(line) for line in done.stdout.splitlines()]
     assert [check["name"] for check in checks if not check["ok"]] == []
-    names = ["python", "torch", "device", "broker", "database", "clock", "model", "data folder"]
+    names = ["python", "torch", "device", "broker", "database", "clock", "workers"]
+    names += ["image store", "model", "data folder"]
     assert [check["name"] for check in checks] == names
     assert done.returncode == 0
 
@@ -64,7 +66,7 @@ def test_a_healthy_set_up_passes_every_check(healthy: Settings) -> None:
 def test_an_empty_set_up_fails_with_a_fix_for_each_failure(tmp_path: Path) -> None:
     done = run_doctor(Settings.load(data_dir=tmp_path), "--json")
     failures = {c["name"]: c for c in map(json.loads, done.stdout.splitlines()) if not c["ok"]}
-    assert set(failures) == {"broker", "database", "clock", "model"}
+    assert set(failures) == {"broker", "database", "clock", "workers", "model"}
     assert failures["broker"]["fix"] == "alexq up"
     assert all(check["fix"] for check in failures.values())
     assert done.returncode == 1
@@ -145,3 +147,24 @@ def test_a_check_that_hangs_fails_in_time(tmp_path: Path) -> None:
     check = doctor.bounded("slow", hangs, Settings.load(data_dir=tmp_path), timeout_s=0.1)
     assert not check.ok
     assert "no answer within" in check.found
+
+
+def test_jobs_that_nobody_works_on_are_noticed(healthy: Settings) -> None:
+    with Producer(healthy) as producer:
+        producer.submit(b"\xff\xd8\xff and so on")
+
+    check = doctor.check_workers(healthy)
+
+    assert (check.ok, check.found, check.fix) == (False, "0 alive, 1 jobs wait", "alexq worker, or alexq up")
+
+
+def test_an_image_store_that_cannot_be_written_is_noticed(healthy: Settings) -> None:
+    check = doctor.bounded(
+        "image store",
+        doctor.check_image_store,
+        healthy.model_copy(update={"images_url": "file:///proc/nope"}),
+        timeout_s=5,
+    )
+
+    assert not check.ok
+    assert "/proc/nope" in check.found

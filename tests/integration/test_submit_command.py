@@ -216,6 +216,72 @@ def test_jobs_are_listed_shown_cancelled_and_redriven(alexq: Run, photos: Path) 
     assert alexq("result", "no-id").returncode == 2
 
 
+def test_unknown_ids_cost_the_known_ones_nothing(alexq: Run, photos: Path) -> None:
+    [first, second, *_] = [line.split()[0] for line in alexq("submit", str(photos)).stdout.splitlines()]
+    unknown = "01a209f7-881f-74cd-baca-3dbe767966fb"
+
+    cancelled = alexq("jobs", "cancel", first, unknown, second)
+    redriven = alexq("jobs", "redrive", first, unknown)
+
+    assert (cancelled.returncode, redriven.returncode) == (1, 1)
+    assert cancelled.stdout.split() == [first, "cancelled", second, "cancelled"]
+    assert "is not dead" in redriven.stdout
+    assert unknown in cancelled.stderr
+    assert unknown in redriven.stderr
+
+
+@pytest.mark.parametrize("name", ["new\nline.jpg", "esc\x1b[31mred.jpg"])
+def test_a_file_name_cannot_steer_a_terminal_or_a_pipe(alexq: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(encode(photo_crops(1)[0], "JPEG"))
+
+    shown = alexq("submit", str(tmp_path / name)).stdout + alexq("jobs", "list").stdout
+
+    assert "\x1b" not in shown
+    assert len([line for line in shown.splitlines() if ".jpg" in line]) == 2
+
+
+def test_names_from_stdin_may_be_anything(alexq: Run, photos: Path) -> None:
+    crlf = alexq("submit", "-", stdin=f"{photos}/good-0.jpg\r\n")
+    nul = alexq("submit", "-", "--json", stdin=f"{photos}/good-1.jpg\n\0\x01binary\n")
+
+    assert crlf.returncode == 0
+    assert nul.returncode == 1
+    assert sorted(job["state"] for job in lines(nul).values()) == ["queued", "rejected"]
+    assert alexq("submit", "").returncode == 2
+    assert "Traceback" not in nul.stderr
+
+
+def test_output_that_cannot_be_written_is_said_in_one_line(settings: Settings, photos: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "alexq", "submit", str(photos)],
+            env=environment(settings),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_waiting_without_a_worker_says_so(settings: Settings, photos: Path) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-m", "alexq", "submit", str(photos), "--wait"],
+        env=environment(settings),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stderr is not None
+    try:
+        assert "no worker is alive" in command.stderr.readline()
+    finally:
+        command.kill()
+        command.communicate()
+
+
 def test_without_a_stack_the_person_is_told_of_alexq_up(tmp_path: Path, photos: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "alexq", "submit", str(photos), "--data-dir", str(tmp_path / "none")],

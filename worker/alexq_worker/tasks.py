@@ -6,6 +6,7 @@ MemoryError would leak a slot of Celery's thread pool and lose the message, so t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from uuid import UUID
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 
-from alexq_schema.errors import MessageError
+from alexq_schema.errors import MessageError, RejectedError
 from alexq_schema.messages import ClassifyImage, ClassifyJobs
 from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS
 from alexq_worker.door import Door
@@ -25,6 +26,8 @@ WAIT_S = 3600.0
 """How long a task waits for the pipeline: as long as the broker waits for the task's ack."""
 
 Answer = TypeVar("Answer")
+
+log = logging.getLogger("alexq.worker")
 
 
 def register(app: Celery, pipeline: Pipeline, door: Door) -> None:
@@ -42,7 +45,7 @@ def register(app: Celery, pipeline: Pipeline, door: Door) -> None:
             raise Reject("this worker is stopping", requeue=True)
         return answer
 
-    @app.task(name=TASK_CLASSIFY_JOBS, ignore_result=True)  # type: ignore[untyped-decorator]
+    @app.task(name=TASK_CLASSIFY_JOBS, ignore_result=True, throws=(RejectedError,))  # type: ignore[untyped-decorator]
     @_never_loses_its_message
     def classify_jobs(**body: Any) -> dict[str, int]:
         """Look at these jobs; the results are in SQL."""
@@ -50,7 +53,7 @@ def register(app: Celery, pipeline: Pipeline, door: Door) -> None:
         summary = settled(message.job_ids)
         return {"jobs": len(message.job_ids), "claimed": summary.claimed}
 
-    @app.task(name=TASK_CLASSIFY_IMAGE, bind=True)  # type: ignore[untyped-decorator]
+    @app.task(name=TASK_CLASSIFY_IMAGE, bind=True, throws=(RejectedError,))  # type: ignore[untyped-decorator]
     @_never_loses_its_message
     def classify_image(self: Task, image_base64: str | None = None, **body: Any) -> dict[str, Any]:
         """Classify the image of this message and return the job object."""
@@ -77,6 +80,9 @@ def _never_loses_its_message(task: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return task(*args, **kwargs)
+        except RejectedError as error:
+            log.warning("refused a message: [%s] %s", error.code, error)
+            raise
         except (MemoryError, SystemExit, TimeoutError) as error:
             raise Reject(f"{type(error).__name__} in the task", requeue=True) from error
 

@@ -123,7 +123,7 @@ def test_a_damaged_version_is_pulled_again(mirror, own, tiny_state):
 def test_another_file_than_promised_is_refused(mirror, own, tiny_state):
     with pytest.raises(ModelDownloadError, match=r"127\.0\.0\.1 .*SHA-256 differs"):
         pull(own, url=mirror.serve(tiny_state(1000), sha256="0123456789"), progress=False)
-    assert own.versions() == []
+    assert own.refs() == []
 
 
 def test_a_download_cut_short_is_refused(mirror, own, tiny_state):
@@ -133,7 +133,7 @@ def test_a_download_cut_short_is_refused(mirror, own, tiny_state):
     mirror.files[path] = mirror.files[path][:1000]
     with pytest.raises(ModelDownloadError, match=r"cut short|broke off"):
         pull(own, url=url, progress=False)
-    assert own.versions() == []
+    assert own.refs() == []
 
 
 def test_a_server_that_falls_silent_in_the_middle_does_not_hold_a_pull(mirror, own, tiny_state, monkeypatch):

@@ -13,14 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from alexq_schema.errors import AlexqError, SettingsError, StackNotRunningError
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 CHECK_TIMEOUT_S: Final = 5.0
 TORCH_TIMEOUT_S: Final = 60.0
@@ -294,17 +291,3 @@ def check_data_folder(settings: Settings) -> Check:
 
 def _shown(folder: Path, existing: Path) -> str:
     return str(folder) if folder == existing else f"{folder} (will be made)"
-
-
-def table(checks: Sequence[Check]) -> Table:
-    """Return the checks as a table for people."""
-    from rich.table import Column
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    # Folded, never cut: a path or a hash is what one needs.
-    shown = RichTable("", "check", Column("found", overflow="fold"), Column("fix", overflow="fold"))
-    for check in checks:
-        mark = Text("ok", style="green") if check.ok else Text("FAIL", style="bold red")
-        shown.add_row(mark, check.name, Text(check.found), Text(check.fix))
-    return shown

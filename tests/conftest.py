@@ -138,9 +138,11 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., W
     """Start worker processes; those still running at the end are killed."""
     started: list[WorkerProcess] = []
 
-    def start(**overrides: object) -> WorkerProcess:
+    def start(*, program: str | None = None, **overrides: object) -> WorkerProcess:
         log = tmp_path / f"worker-{len(started)}.log"
-        worker = WorkerProcess(settings.model_copy(update=overrides), log, python=sys.executable)
+        worker = WorkerProcess(
+            settings.model_copy(update=overrides), log, python=sys.executable, program=program
+        )
         started.append(worker)
         worker.wait_ready()
         return worker

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, TextIO
@@ -53,6 +53,10 @@ def submit(
     ],
     wait: Wait = False,
     top_k: TopK = TOP_K,
+    deadline: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Jobs that no worker has begun by then expire."),
+    ] = None,
     as_json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -62,7 +66,8 @@ def submit(
 
     with _producer(data_dir) as producer, Output(as_json=as_json, top_k=top_k) as output:
         output.begin("reading", None)
-        submission = producer.submit(_ticking(expand(paths, _names_from_stdin()), output), rejected="skip")
+        images = _ticking(expand(paths, _names_from_stdin()), output)
+        submission = producer.submit(images, rejected="skip", deadline_s=deadline)
         for rejection in submission.rejected:
             output.show(rejection.as_job())
         if submission.job_ids and wait:
@@ -155,27 +160,50 @@ def list_jobs(
         for job in found:
             typer.echo(job.model_dump_json())
     else:
-        _table(found)
+        _table(found, _DEAD if state is JobState.DEAD else _ANY)
 
 
-def _table(found: list[Job]) -> None:
+Column = tuple[str, Callable[[Job], str]]
+
+_ANY: tuple[Column, ...] = (
+    ("state", lambda job: str(job.state)),
+    ("attempt", lambda job: str(job.attempt)),
+    ("label", lambda job: _told(job)),
+)
+_DEAD: tuple[Column, ...] = (
+    ("error", lambda job: job.error.code if job.error else ""),
+    ("attempts", lambda job: str(job.attempt)),
+    ("errors", lambda job: str(job.errors)),
+    ("crashes", lambda job: str(job.crashes)),
+    ("worker", lambda job: job.worker or ""),
+    ("image", lambda job: (job.image_key or "")[:12]),
+)
+
+
+def _told(job: Job) -> str:
+    if job.error is not None:
+        return f"[{job.error.code}]"
+    return f"{job.label} {job.probability:.1%}" if job.probability is not None else ""
+
+
+def _table(found: list[Job], columns: tuple[Column, ...]) -> None:
+    from rich import table
     from rich.console import Console
-    from rich.table import Column, Table
     from rich.text import Text
 
     from alexq.cli.output import printable
 
-    table = Table(
-        Column("job", min_width=36), "state", "attempt", "label", Column("source", ratio=1), box=None
+    shown = table.Table(
+        table.Column("job", min_width=36),
+        *(name for name, _ in columns),
+        table.Column("source", ratio=1),
+        box=None,
     )
     for job in found:
-        what = f"{job.label} {job.probability:.1%}" if job.probability is not None else ""
-        told = f"[{job.error.code}]" if job.error is not None else what
-        table.add_row(
-            *map(Text, (str(job.job_id), str(job.state), str(job.attempt), told, printable(job.source)))
-        )
+        cells = (str(job.job_id), *(text(job) for _, text in columns), job.source)
+        shown.add_row(*(Text(printable(cell)) for cell in cells))
     # Into a pipe, a row is one whole line; on a terminal it is as wide as that.
-    Console(width=None if sys.stdout.isatty() else 2_000).print(table)
+    Console(width=None if sys.stdout.isatty() else 2_000).print(shown)
 
 
 def show(ids: Ids, data_dir: DataDir = None) -> None:
@@ -199,16 +227,18 @@ def cancel(ids: Ids, data_dir: DataDir = None) -> None:
 def redrive(
     ids: Annotated[list[UUID] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
     every: Annotated[bool, typer.Option("--all", help="Every dead job.")] = False,
+    error: Annotated[str | None, typer.Option(help="Every dead job with this error code.")] = None,
+    submission: Annotated[UUID | None, typer.Option(help="Every dead job of this submission.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Queue dead jobs again with fresh attempts."""
+    """Queue dead jobs again with fresh attempts: those named, those that match, or all."""
     from alexq_schema.errors import UsageError
 
-    if bool(ids) == every:
-        raise UsageError("name the jobs to redrive, or give --all")
+    if bool(ids) + (every or bool(error or submission)) != 1 or (every and (error or submission)):
+        raise UsageError("name the jobs to redrive, or give --error or --submission or both, or --all")
     with _producer(data_dir) as producer:
         known = _known(producer, ids or [])
-        redriven = producer.redrive(None if every else ids)
+        redriven = producer.redrive(ids, error_code=error, submission_id=submission)
     for job_id in redriven:
         typer.echo(f"{job_id}  queued")
     not_dead = sorted(known - set(redriven))

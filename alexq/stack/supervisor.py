@@ -40,6 +40,8 @@ class Child:
     ready_timeout_s: float = 60.0
     grace_s: float = 10.0
     """Time between SIGTERM and SIGKILL."""
+    is_healthy: Callable[[int], bool] = lambda _pid: True
+    """Given its pid, once it is ready: whether it still gets on. If not, it is killed and restarted."""
 
 
 def restart_delay_s(failures: int) -> float:
@@ -194,6 +196,8 @@ class Supervisor:
                 self._log.say(f"{kept.child.name} is ready again")
             elif self._is_overdue(kept):
                 self._plan_restart(kept, f"was not ready within {kept.child.ready_timeout_s:.0f} s")
+        elif not kept.child.is_healthy(kept.process.pid):
+            self._plan_restart(kept, "does not get on any more: killed")
         elif kept.failures and now - kept.ready_at >= HEALTHY_AFTER_S:
             kept.failures = 0
 

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL
 from alexq.stack.broker import EmbeddedBroker, require_answer
 from alexq.stack.environment import environment, free_port, require_monitor, require_worker
 from alexq.stack.folder import FolderLock, make_data_folder
+from alexq.stack.health import HealthFile
 from alexq.stack.log import Log
 from alexq.stack.supervisor import Child, Supervisor
 from alexq_schema import migrations
@@ -34,6 +35,8 @@ _MONITOR_READY_S: Final = 60.0
 _MODEL_S: Final = 3600.0
 """Fetching 233 MiB of weights over a slow line."""
 _PROBE_S: Final = 1.0
+_UMASK: Final = 0o077
+"""What the stack writes (queue, database, images) is its owner's only."""
 
 
 class Stack:
@@ -67,6 +70,7 @@ class Stack:
         started_at = time.monotonic()
         require_worker()
         require_monitor()
+        os.umask(_UMASK)  # for this process, and the children inherit it
         make_data_folder(self._settings.data_dir)
         self._lock.take()
         # Whoever wrote it held the lock: what is there now was left by a supervisor that was killed.
@@ -164,6 +168,7 @@ class Stack:
                 ready_timeout_s=_WORKER_READY_S,
                 # It ends by itself soon after its own grace; SIGKILL is for one that cannot.
                 grace_s=self._settings.stop_grace_s + 10.0,
+                is_healthy=HealthFile(self._settings.health_file).is_fresh,
             )
         )
 

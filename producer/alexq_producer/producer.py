@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
+import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Self
@@ -16,8 +19,8 @@ from alexq_producer.announcements import Announcements
 from alexq_producer.sources import Image
 from alexq_producer.submission import Rejection, Submission
 from alexq_schema.celery_settings import celery_config, publish
-from alexq_schema.db import jobs, publishing, queries, workers
-from alexq_schema.db.jobs import NewJob
+from alexq_schema.db import accept, jobs, publishing, queries, workers
+from alexq_schema.db.accept import NewJob
 from alexq_schema.db.session import Database
 from alexq_schema.errors import DatabaseUnavailableError, ImageError, JobNotFoundError, UsageError
 from alexq_schema.ids import new_id
@@ -53,7 +56,11 @@ class Producer:
         self._celery.conf.update(celery_config(self.settings))
 
     def submit(
-        self, images: Image | Iterable[Image], *, rejected: Literal["raise", "skip"] = "raise"
+        self,
+        images: Image | Iterable[Image],
+        *,
+        rejected: Literal["raise", "skip"] = "raise",
+        deadline_s: float | None = None,
     ) -> Submission:
         """Hand in one image or many; returns when they are accepted, that is, on disk.
 
@@ -63,19 +70,23 @@ class Producer:
             images: encoded bytes, a path, a binary file object, or an iterable of those.
             rejected: what to do with an input that is empty, too large, of no accepted type or not to
                 be read: ``raise`` stores nothing of the whole call, ``skip`` lists it in ``rejected``.
+            deadline_s: a job that no worker has begun by then, in seconds from now, expires; None waits
+                for ever.
 
         Raises:
             ImageError: an input was rejected; names it.
-            UsageError: there was no image.
+            UsageError: there was no image, or the deadline is not in the future.
             ImageStoreError, DatabaseUnavailableError: nothing was accepted; submit again.
         """
+        if deadline_s is not None and not deadline_s > 0:
+            raise UsageError(f"deadline_s={deadline_s}: give the seconds from now, more than 0")
         with self._images.staging() as staging:
             new_jobs, rejections = self._take_in(sources.each(images), staging, skip=rejected == "skip")
             if new_jobs:
                 staging.publish()
         submission_id = new_id()
         if new_jobs:
-            self._insert(submission_id, new_jobs)
+            self._insert(submission_id, new_jobs, deadline_s)
             self._publish([job.job_id for job in new_jobs])
         return Submission(
             submission_id,
@@ -106,11 +117,17 @@ class Producer:
             raise UsageError("nothing to submit: the call held no image")
         return new_jobs, rejections
 
-    def _insert(self, submission_id: UUID, new_jobs: Sequence[NewJob]) -> None:
+    def _insert(self, submission_id: UUID, new_jobs: Sequence[NewJob], deadline_s: float | None) -> None:
         # One transaction: a submission is accepted whole or not at all. Its rows go in in batches.
         with self._database.begin() as connection:
-            jobs.add_submission(connection, submission_id, len(new_jobs))
-            jobs.add(connection, new_jobs, task=TASK_CLASSIFY_JOBS, submission_id=submission_id)
+            accept.add_submission(connection, submission_id, len(new_jobs))
+            accept.add(
+                connection,
+                new_jobs,
+                task=TASK_CLASSIFY_JOBS,
+                submission_id=submission_id,
+                deadline_s=deadline_s,
+            )
 
     def _publish(self, job_ids: Sequence[UUID]) -> None:
         try:
@@ -184,10 +201,36 @@ class Producer:
         self._announcements.announce(cancelled)
         return [job_id for _, job_id in cancelled]
 
-    def redrive(self, job_ids: Sequence[UUID] | None = None) -> list[UUID]:
-        """Queue dead jobs again with fresh attempts, and return them; None means every dead job."""
+    def redrive(
+        self,
+        job_ids: Sequence[UUID] | None = None,
+        *,
+        error_code: str | None = None,
+        submission_id: UUID | None = None,
+        actor: str | None = None,
+    ) -> list[UUID]:
+        """Queue the dead jobs that match every filter given again, with fresh attempts, and return them.
+
+        Each is recorded in ``job_events`` with what it was dead of. Jobs that are not dead are left alone.
+
+        Args:
+            job_ids: None means every dead job.
+            actor: who does it, for the record; by default the user and host of this process.
+        """
+        chunks = [None] if job_ids is None else jobs.chunks(job_ids)
+        redriven: list[UUID] = []
+        for chunk in chunks:
+            while some := self._redrive_some(chunk, error_code, submission_id, actor or _whoami()):
+                redriven += some
+        return redriven  # a worker's sweeper publishes them within seconds
+
+    def _redrive_some(
+        self, job_ids: Sequence[UUID] | None, error_code: str | None, submission_id: UUID | None, actor: str
+    ) -> list[UUID]:
         with self._database.begin() as connection:
-            return jobs.redrive(connection, job_ids)  # a worker's sweeper publishes them within seconds
+            return jobs.redrive(
+                connection, job_ids, error_code=error_code, submission_id=submission_id, actor=actor
+            )
 
     def workers_alive(self) -> int:
         """Return how many workers show progress now."""
@@ -221,3 +264,11 @@ class Producer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _whoami() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -20,10 +20,12 @@
         ├── UnavailableError           a service does not answer; try again
         │   ├── BrokerUnavailableError
         │   ├── DatabaseUnavailableError
+        │   │   └── DatabaseFullError      its disk is full, failing or read-only
         │   └── ImageStoreError
         ├── ImageLostError             the store no longer has, or has damaged, an accepted image
         ├── EngineError                the model failed on a batch
         ├── WorkerCrashedError         the worker's process died while it held the job
+        ├── DeadlineError              no worker was free before the job's deadline
         ├── ModelError                 a model version cannot be used
         │   ├── ModelNotFoundError
         │   ├── ModelInvalidError          tampered, truncated or mismatched files
@@ -173,6 +175,12 @@ class DatabaseUnavailableError(UnavailableError):
     code = "database_unavailable"
 
 
+class DatabaseFullError(DatabaseUnavailableError):
+    """The database cannot write: its disk is full, failing or read-only."""
+
+    code = "database_full"
+
+
 class ImageStoreError(UnavailableError):
     """The image store does not answer, or is full."""
 
@@ -180,9 +188,13 @@ class ImageStoreError(UnavailableError):
 
 
 class ImageLostError(FailedError):
-    """The store no longer has an accepted image, or has damaged it."""
+    """The store no longer has an accepted image, or has damaged it.
+
+    Retryable: a mount that is missing on one host, or a store that lags, looks the same.
+    """
 
     code = "image_lost"
+    is_retryable = True
 
 
 class EngineError(FailedError):
@@ -196,6 +208,12 @@ class WorkerCrashedError(FailedError):
     """The worker's process died while it held the job."""
 
     code = "worker_crashed"
+
+
+class DeadlineError(FailedError):
+    """No worker was free before the job's deadline."""
+
+    code = "deadline_passed"
 
 
 class ModelError(FailedError):

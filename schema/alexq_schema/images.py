@@ -1,7 +1,8 @@
 """The image store: content-addressed bytes, accepted only once they are on disk.
 
 An image's key is the SHA-256 of its bytes, so an image is stored once however often it is
-submitted. The file store lays them out as ``<root>/ab/abcdef…`` and writes through ``<root>/tmp``.
+submitted, and goes when no job needs it any more. The file store lays them out as
+``<root>/ab/abcdef…`` and writes through ``<root>/tmp``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -24,6 +28,12 @@ from alexq_schema.errors import (
     ImageTypeError,
     SettingsError,
 )
+
+PARTS = 256
+"""A store is cleaned in this many parts, one at a time, by the first byte of the key."""
+
+ABANDONED_AFTER_S = 86_400.0
+"""Age at which an image that no job needs may go: its submission has inserted its rows long since."""
 
 
 def check_image(data: bytes, source: str, max_bytes: int) -> None:
@@ -88,6 +98,23 @@ class ImageStore(Protocol):
             ImageStoreError: the store does not answer.
         """
 
+    def discard_unneeded(self, part: int, needed: Callable[[Sequence[str]], set[str]]) -> int:
+        """Delete the images of one part that no job needs, and drafts left by processes that died.
+
+        Only what was neither stored nor submitted again for ``ABANDONED_AFTER_S``: younger ones may
+        belong to a submission whose rows are not there yet.
+
+        Args:
+            part: 0 ≤ part < ``PARTS``.
+            needed: given keys, returns those that must stay.
+
+        Returns:
+            How many images were deleted.
+
+        Raises:
+            ImageStoreError: the store does not answer; call again later.
+        """
+
 
 def open_image_store(url: str) -> ImageStore:
     """Return the store at ``url``: ``file:///folder``.
@@ -127,6 +154,38 @@ class FileImageStore:
         if hashlib.sha256(data).hexdigest() != key:
             raise ImageLostError(f"{path} is damaged: its bytes do not hash to its name")
         return data
+
+    def discard_unneeded(self, part: int, needed: Callable[[Sequence[str]], set[str]]) -> int:
+        """Delete the images of one part that no job needs (see :class:`ImageStore`)."""
+        before = time.time() - ABANDONED_AFTER_S
+        try:
+            for draft in self._older(self.root / "tmp", before):
+                draft.unlink(missing_ok=True)
+            old = {path.name: path for path in self._older(self.root / f"{part:02x}", before)}
+            unneeded = old.keys() - needed(list(old))
+            return sum(self._discard(old[key], before) for key in unneeded)
+        except OSError as error:
+            raise ImageStoreError(f"cannot clean the image store {self.root}: {error.strerror}") from error
+
+    def _older(self, folder: Path, before: float) -> Iterator[Path]:
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    if entry.stat().st_mtime < before:
+                        yield folder / entry.name
+
+    def _discard(self, path: Path, before: float) -> bool:
+        # A submission may have freshened the image since it was listed. After the rename it cannot any
+        # more: it stores the image anew. So what is fresh now goes back, and nothing accepted is lost.
+        draft = self.root / "tmp" / uuid4().hex
+        draft.parent.mkdir(exist_ok=True)
+        path.rename(draft)
+        is_old = draft.stat().st_mtime < before
+        if not is_old:
+            with suppress(FileExistsError):
+                path.hardlink_to(draft)
+        draft.unlink()
+        return is_old
 
 
 class FileStaging:
@@ -174,6 +233,7 @@ class FileStaging:
                 if draft is not None:
                     self._rename(draft, self._store.path(key))
                     self._drafts[key] = None
+                os.utime(self._store.path(key))  # young again: see ABANDONED_AFTER_S
             if self._drafts:
                 _sync(self._store.root, [self._store.path(key) for key in self._drafts])
         except OSError as error:

@@ -96,6 +96,14 @@ class Job(BaseModel):
     """The file or object name that the submitter gave."""
     state: JobState | Literal["rejected"]
     attempt: int
+    errors: int = 0
+    """Attempts that ended in an error of ours."""
+    crashes: int = 0
+    """Processes that died while they held this job."""
+    worker: str | None = None
+    """Who holds it, or held it last: ``host:pid``."""
+    image_key: str | None = None
+    """SHA-256 of the image; None for an input that was refused."""
     predictions: list[Prediction]
     """Best first; empty unless succeeded."""
     model: ModelRef | None

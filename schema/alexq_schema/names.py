@@ -14,8 +14,8 @@ TASK_CLASSIFY_IMAGE: Final = "alexq.classify_image"
 QUEUE_CLASSIFY: Final = "alexq.classify"
 """Celery queue (a Redis list) that carries both tasks."""
 
-KEY_SWEEPER_LOCK: Final = "alexq:sweeper:lock"
-"""String with expiry: held by the one worker that sweeps."""
+KEY_QUEUE_EPOCH: Final = "alexq:queue:epoch"
+"""String without expiry, known to the database too: gone or other, Redis has lost its data."""
 
 IDS_PER_MESSAGE: Final = 64
 """Job ids in one ``alexq.classify_jobs`` message: as many as a full batch by default."""

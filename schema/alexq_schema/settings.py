@@ -58,17 +58,33 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     """Width × height above which an image is refused before it is decoded."""
 
-    max_attempts: int = Field(default=3, ge=1)
+    max_attempts: int = Field(default=5, ge=1)
     """Attempts that end in an error of ours before a job is dead."""
+    retry_pause_s: float = Field(default=2.0, gt=0)
+    """Pause after a job's first error of ours; four times as long after each further one, with jitter."""
     max_crashes: int = Field(default=3, ge=1)
     """Deaths of the worker process that held a job before the job is dead."""
     heartbeat_s: float = Field(default=2.0, gt=0)
     silent_after_s: float = Field(default=10.0, gt=0)
     """Age of a worker's last sign of progress after which its jobs return to the queue."""
+    unhealthy_after_s: float = Field(default=45.0, gt=0)
+    """Time without progress, with work at hand, after which a worker reports itself unhealthy and ends."""
+    health_file: Path = Path()
+    """Rewritten by a healthy worker at every heartbeat; ``{pid}`` in it becomes the process id."""
     stop_grace_s: float = Field(default=30.0, gt=0)
     """Time that a stopping worker gives to the batches in flight."""
     publish_timeout_s: float = Field(default=5.0, gt=0)
     """Time that a producer gives the broker; accepted jobs go out later if it is silent."""
+
+    isolation_timeout_s: float = Field(default=30.0, gt=0)
+    """Time for a job that runs alone in a child, because a process died while it held it."""
+    isolation_memory_bytes: int = Field(default=2**30, ge=64 * 2**20)
+    """Memory that such a child may take for its job, above what the model takes."""
+
+    retain_jobs_s: float = Field(default=30 * 86_400.0, ge=0)
+    """Age at which ended jobs are deleted; 0 keeps them for ever."""
+    retain_images_s: float = Field(default=7 * 86_400.0, ge=0)
+    """Time after a job's end for which its image is kept; 0: as long as the job. A dead job's stays."""
 
     monitor_address: str = "127.0.0.1"
     monitor_port: int = Field(default=5555, ge=0, le=65535)
@@ -84,6 +100,8 @@ class Settings(BaseSettings):
             values["images_url"] = (data_dir / "images").as_uri()
         if not values.get("models_dir"):
             values["models_dir"] = data_dir / "models"
+        if not values.get("health_file"):
+            values["health_file"] = data_dir / "health" / "{pid}.json"
         return values
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from alexq_schema.errors import WorkerCrashedError
 from alexq_schema.job import Prediction
 
 
@@ -18,6 +19,10 @@ class Claim:
     task: str
     source: str
     image_key: str
+    errors: int = 0
+    """Attempts before this one that ended in an error of ours."""
+    crashes: int = 0
+    """Processes that died while they held this job; any makes it a suspect, to be run alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +47,25 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Errored:
-    """Ours: the job returns to the queue, or is dead when its attempts are used up."""
+    """Ours: the job returns to the queue after a pause, or is dead.
+
+    Dead when the error is not retryable or the attempts are used up.
+    """
 
     claim: Claim
     code: str
     detail: str
+    is_retryable: bool = True
 
 
-Outcome = Succeeded | Failed | Errored
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The process that ran this job alone died of it, or had to be ended."""
+
+    claim: Claim
+    detail: str
+    """How it died: the signal or exit code, the limit it broke."""
+    code: str = WorkerCrashedError.code
+
+
+Outcome = Succeeded | Failed | Errored | Crashed

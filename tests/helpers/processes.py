@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,27 @@ from tests.helpers.eventually import eventually
 class WorkerProcess:
     """``python -m alexq_worker``, its log in a file of JSON lines."""
 
-    def __init__(self, settings: Settings, log: Path, python: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: Path,
+        python: str,
+        *,
+        program: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start one.
+
+        Args:
+            program: Python code that runs instead of ``alexq_worker``'s own; it calls ``main`` itself.
+            env: variables beside those of ``settings``.
+        """
         self.settings = settings.model_copy(update={"log_format": "json"})
         self.log = log
+        what = ["-m", "alexq_worker"] if program is None else ["-c", program]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [python, "-m", "alexq_worker"], env=environment(self.settings), stderr=file
+                [python, *what], env={**environment(self.settings), **(env or {})}, stderr=file
             )
 
     @property

@@ -9,81 +9,21 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event, select, update
 
-from alexq_schema.db import jobs, publishing, queries, workers
+from alexq_schema.db import accept, jobs, publishing, queries
+from alexq_schema.db.accept import NewJob
 from alexq_schema.db.clock import db_now, now
-from alexq_schema.db.jobs import NewJob
 from alexq_schema.db.session import Database
 from alexq_schema.db.tables import Job as JobRow
-from alexq_schema.db.tables import Worker
 from alexq_schema.ids import new_id
-from alexq_schema.job import Job, JobState, ModelRef, Prediction
+from alexq_schema.job import JobState
 from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS
-from alexq_schema.work import Claim, Errored, Failed, Outcome, Succeeded
-
-MODEL = ModelRef(name="alexnet", version="test", precision="fp32", trained=False)
-
-
-class System:
-    """Two workers on one database."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        with database.begin() as connection:
-            self.model_id = workers.register_model(connection, MODEL, "0" * 64)
-        self.worker, self.other = self.join(), self.join()
-
-    def join(self) -> UUID:
-        worker_id = new_id()
-        with self.database.begin() as connection:
-            workers.register(connection, worker_id, host="h", pid=1, device="cpu", model_id=self.model_id)
-        return worker_id
-
-    def queue(self, count: int) -> list[UUID]:
-        new = [NewJob(new_id(), f"{number}.jpg", "a" * 64, 3) for number in range(count)]
-        submission_id = new_id()
-        with self.database.begin() as connection:
-            jobs.add_submission(connection, submission_id, count)
-            jobs.add(connection, new, task=TASK_CLASSIFY_JOBS, submission_id=submission_id)
-        return [job.job_id for job in new]
-
-    def claim(self, job_ids: list[UUID], worker: UUID | None = None) -> list[Claim]:
-        with self.database.begin() as connection:
-            return jobs.claim(connection, job_ids, worker or self.worker)
-
-    def commit(self, outcomes: list[Outcome], worker: UUID | None = None) -> int:
-        with self.database.begin() as connection:
-            return jobs.commit(
-                connection,
-                outcomes,
-                worker_id=worker or self.worker,
-                model_id=self.model_id,
-                max_attempts=2,
-            )
-
-    def return_silent(self) -> list[jobs.Returned]:
-        with self.database.begin() as connection:
-            return jobs.return_silent(connection, silent_after_s=10, max_crashes=3)
-
-    def silence(self, worker: UUID) -> None:
-        with self.database.begin() as connection:
-            connection.execute(update(Worker).where(Worker.id == worker).values(last_seen_at=db_now(-11)))
-
-    def get(self, job_id: UUID) -> Job:
-        with self.database.read() as connection:
-            return queries.by_id(connection, [job_id])[0]
-
-    def states(self, job_ids: list[UUID]) -> list[str]:
-        with self.database.read() as connection:
-            return [str(job.state) for job in queries.by_id(connection, job_ids)]
+from alexq_schema.work import Errored, Failed
+from tests.helpers.system import MODEL, System, success
 
 
 @pytest.fixture
 def system(database: Database) -> System:
     return System(database)
-
-
-def success(claim: Claim, label: str = "tabby") -> Succeeded:
-    return Succeeded(claim, (Prediction(rank=1, index=281, label=label, probability=0.5),), 0.1, 0.2, 64)
 
 
 def test_a_job_lives_from_queued_to_succeeded(system: System) -> None:
@@ -221,9 +161,8 @@ def test_an_error_of_ours_is_tried_again_until_the_attempts_are_used_up(system: 
         system.commit([Errored(claim, "engine_failed", "out of order")])
         assert system.get(job_ids[0]).state is state
 
-    with system.database.begin() as connection:
-        assert jobs.redrive(connection, None) == job_ids
-        assert jobs.redrive(connection, None) == []
+    assert system.redrive() == job_ids
+    assert system.redrive() == []
     assert system.get(job_ids[0]).state is JobState.QUEUED
 
 
@@ -303,7 +242,7 @@ def test_a_job_overtaken_by_later_ones_has_lost_its_message(system: System) -> N
     system.claim(running)
     door = NewJob(new_id(), "door.jpg", "b" * 64, 3)  # published now, whenever its message was sent
     with system.database.begin() as connection:
-        jobs.add_if_absent(connection, door, task=TASK_CLASSIFY_IMAGE)
+        accept.add_if_absent(connection, door, task=TASK_CLASSIFY_IMAGE)
     system.claim([door.job_id])
 
     with system.database.begin() as connection:
@@ -316,7 +255,7 @@ def test_a_job_that_came_twice_is_one_row(system: System) -> None:
     job = NewJob(new_id(), "twice.jpg", "b" * 64, 3)
     for _ in range(2):
         with system.database.begin() as connection:
-            jobs.add_if_absent(connection, job, task=TASK_CLASSIFY_JOBS)
+            accept.add_if_absent(connection, job, task=TASK_CLASSIFY_JOBS)
 
     assert system.states([job.job_id]) == ["queued"]
 
@@ -325,7 +264,7 @@ def test_a_job_that_came_twice_is_one_row(system: System) -> None:
 def test_any_file_name_can_be_stored(system: System, source: str) -> None:
     job = NewJob(new_id(), source, "b" * 64, 3)
     with system.database.begin() as connection:
-        jobs.add(connection, [job], task=TASK_CLASSIFY_JOBS, submission_id=None)
+        accept.add(connection, [job], task=TASK_CLASSIFY_JOBS, submission_id=None)
 
     assert system.get(job.job_id).source[:1] == source[:1]
 

@@ -35,12 +35,12 @@ def test_migrations_and_tables_agree(database: Database) -> None:
 
 def test_an_empty_database_is_refused_until_it_is_migrated(empty_url: str) -> None:
     with pytest.raises(MigrationError, match="alexq migrate"):
-        migrations.require_head(empty_url)
+        migrations.require_usable(empty_url)
 
     migrations.upgrade(empty_url)
     migrations.upgrade(empty_url)
 
-    migrations.require_head(empty_url)
+    migrations.require_usable(empty_url)
 
 
 def test_two_upgrades_at_once_make_one_schema(empty_url: str) -> None:
@@ -51,7 +51,7 @@ def test_two_upgrades_at_once_make_one_schema(empty_url: str) -> None:
     ]
 
     assert [(upgrade.communicate(timeout=60)[1], upgrade.returncode) for upgrade in upgrades] == [("", 0)] * 3
-    migrations.require_head(empty_url)
+    migrations.require_usable(empty_url)
 
 
 def test_the_database_of_a_newer_release_is_left_alone(database: Database, database_url: str) -> None:

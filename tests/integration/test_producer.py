@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from alexq_producer import Producer
 from alexq_schema.db import jobs, publishing, queries, workers
+from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
 from alexq_schema.errors import (
     DatabaseUnavailableError,
@@ -235,7 +236,8 @@ class Finisher:
                 [Succeeded(claim, (prediction,), 0.0, 0.0, 1)],
                 worker_id=self.worker_id,
                 model_id=self.model_id,
-                max_attempts=1,
+                limits=Limits(max_attempts=1, max_crashes=1),
+                pause_s=lambda _: 0.0,
             )
         if submission_id is not None:
             self.client.publish(

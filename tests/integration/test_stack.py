@@ -160,6 +160,12 @@ def test_only_its_owner_can_read_the_stacks_secrets(up: Up) -> None:
     assert mode(up.data_dir / "broker") == 0o700
     assert mode(up.data_dir / "broker" / "broker.conf") == 0o600
     assert mode(StackFile.path(up.data_dir)) == 0o600
+    classify(up.settings)
+    files = [*(up.data_dir / "broker").rglob("*"), *up.data_dir.glob("alexq.db*")]
+    modes = {path.name: mode(path) for path in files if path.is_file()}
+    assert {"alexq.db", "alexq.db-wal", "broker.conf"} <= modes.keys()
+    assert any(name.endswith(".aof") for name in modes)
+    assert set(modes.values()) == {0o600}
     password = up.settings.broker_url.split(":")[2].split("@")[0]
     assert not any(password in " ".join(child.cmdline()) for child in up.children())
     assert password not in up.log

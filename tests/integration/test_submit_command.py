@@ -11,16 +11,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
+from sqlalchemy import func, select
 
 from alexq.stack.environment import environment
 from alexq_producer import Producer
+from alexq_schema.db.session import Database
+from alexq_schema.db.tables import Job as JobRow
+from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
+from alexq_schema.work import Crashed, Errored
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import encode, hostile_images, photo_crops
 from tests.helpers.processes import WorkerProcess
+from tests.helpers.system import System
 
 StartWorker = Callable[..., WorkerProcess]
 
@@ -214,6 +221,46 @@ def test_jobs_are_listed_shown_cancelled_and_redriven(alexq: Run, photos: Path) 
     unknown = alexq("result", "01a209f7-881f-74cd-baca-3dbe767966fb")
     assert (unknown.returncode, "job_not_found" in unknown.stderr) == (1, True)
     assert alexq("result", "no-id").returncode == 2
+
+
+def test_dead_jobs_show_why_and_are_redriven_by_what_they_died_of(
+    alexq: Run, photos: Path, database: Database
+) -> None:
+    ids = [UUID(line.split()[0]) for line in alexq("submit", str(photos)).stdout.splitlines()]
+    system = System(database)
+    claims = system.claim(ids)
+    system.commit(
+        [Errored(claims[0], "image_lost", "gone", is_retryable=False), Crashed(claims[1], "SIGSEGV")]
+    )
+    system.change([claims[1].job_id], state=JobState.DEAD)
+
+    shown = alexq("jobs", "list", "--state", "dead").stdout
+    [head, crashed, lost] = [line.split() for line in shown.splitlines()]
+    assert head == ["job", "error", "attempts", "errors", "crashes", "worker", "image", "source"]
+    assert crashed[1:6] == ["worker_crashed", "1", "0", "1", "h:1"]
+    assert lost[1:6] == ["image_lost", "1", "1", "0", "h:1"]
+    assert claims[0].image_key.startswith(lost[6])
+
+    assert alexq("jobs", "redrive", "--all", "--error", "image_lost").returncode == 2
+    redriven = alexq("jobs", "redrive", "--error", "image_lost")
+    assert redriven.stdout.split() == [str(claims[0].job_id), "queued"]
+    assert alexq("jobs", "redrive", "--error", "image_lost").stderr.split()[0] == "0"
+    assert "@" in system.events(claims[0].job_id)[-1].actor
+    by_submission = alexq("jobs", "redrive", "--submission", str(claims[1].submission_id))
+    assert by_submission.stdout.split() == [str(claims[1].job_id), "queued"]
+
+
+def test_a_deadline_is_in_seconds_from_now(alexq: Run, photos: Path, database: Database) -> None:
+    refused = alexq("submit", str(photos), "--deadline", "0")
+    assert (refused.returncode, "more than 0" in refused.stderr) == (2, True)
+    [job_id, *_] = [
+        line.split()[0] for line in alexq("submit", str(photos), "--deadline", "3600").stdout.splitlines()
+    ]
+
+    with database.read() as connection:
+        left = select((func.julianday(JobRow.expires_at) - func.julianday("now")) * 86_400)
+        seconds = connection.execute(left.where(JobRow.id == UUID(job_id))).scalar_one()
+    assert 3500 < seconds <= 3600
 
 
 def test_unknown_ids_cost_the_known_ones_nothing(alexq: Run, photos: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from alexq_schema.errors import (
     ImageTypeError,
     SettingsError,
 )
-from alexq_schema.images import FileImageStore, check_image, open_image_store
+from alexq_schema.images import ABANDONED_AFTER_S, PARTS, FileImageStore, check_image, open_image_store
 
 JPEG = b"\xff\xd8\xff" + b"x" * 100
 
@@ -101,3 +104,67 @@ def test_a_refused_image_is_named(data: bytes, error: type[Exception]) -> None:
 def test_a_store_of_unknown_kind_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="ALEXQ_IMAGES_URL"):
         open_image_store(url)
+
+
+def put(store: FileImageStore, data: bytes) -> str:
+    with store.staging() as staging:
+        key = staging.add(data)
+        staging.publish()
+    return key
+
+
+def age(path: Path, seconds: float = ABANDONED_AFTER_S + 60) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def discard_all(store: FileImageStore, needed: Callable[[Sequence[str]], set[str]]) -> int:
+    return sum(store.discard_unneeded(part, needed) for part in range(PARTS))
+
+
+def test_only_old_images_that_no_job_needs_are_deleted(store: FileImageStore) -> None:
+    wanted, unwanted, young = (put(store, JPEG + tail) for tail in (b"1", b"2", b"3"))
+    age(store.path(wanted))
+    age(store.path(unwanted))
+    draft = store.root / "tmp" / "left-by-a-killed-process"
+    draft.touch()
+    age(draft)
+    (store.root / "tmp" / "in-the-making").touch()
+
+    assert discard_all(store, lambda keys: {wanted} & set(keys)) == 1
+
+    assert {file.name for file in files(store)} == {wanted, young, "in-the-making"}
+    assert discard_all(FileImageStore(store.root / "nothing here"), lambda keys: set()) == 0
+
+
+def test_an_image_that_is_submitted_again_becomes_young(store: FileImageStore) -> None:
+    key = put(store, JPEG)
+    age(store.path(key))
+    put(store, JPEG)
+
+    assert discard_all(store, lambda keys: set()) == 0
+    assert store.get(key) == JPEG
+
+
+def test_an_image_submitted_again_while_it_is_being_deleted_stays(store: FileImageStore) -> None:
+    key = put(store, JPEG)
+    age(store.path(key))
+
+    def none_needed(keys: Sequence[str]) -> set[str]:
+        if keys:
+            put(store, JPEG)  # after the listing, before the deletion
+        return set()
+
+    assert discard_all(store, none_needed) == 0
+    assert store.get(key) == JPEG
+    assert [file.name for file in files(store)] == [key]
+
+
+def test_an_image_that_went_between_staging_and_publishing_is_not_accepted(store: FileImageStore) -> None:
+    key = put(store, JPEG)
+
+    with store.staging() as staging:
+        staging.add(JPEG)
+        store.path(key).unlink()
+        with pytest.raises(ImageStoreError):
+            staging.publish()

@@ -107,6 +107,27 @@ def test_restart_delays_double_up_to_thirty_seconds() -> None:
     assert restart_delay_s(10_000) == 30
 
 
+def test_a_child_that_does_not_get_on_is_killed_and_restarted(
+    supervisor: Supervisor, written: io.StringIO
+) -> None:
+    hung: list[int] = []
+    assert supervisor.start(child(DEAF, is_healthy=lambda pid: pid not in hung))
+    first = pid_of(supervisor)
+    supervisor.check()
+    assert supervisor.pid("child") == first
+
+    hung.append(first)
+    supervisor.check()
+    assert is_gone(first)
+
+    def restarted() -> bool:
+        supervisor.check()
+        return supervisor.pid("child") not in (None, first)
+
+    eventually(restarted)
+    assert "does not get on any more" in written.getvalue()
+
+
 def test_a_child_that_dies_is_restarted_after_its_delay_and_not_before(
     clocked: Supervisor, clock: Clock, written: io.StringIO
 ) -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from random import Random
 from typing import Any
 
 import redis
@@ -21,20 +22,27 @@ from celery import Celery, signals
 from alexq_schema import migrations
 from alexq_schema.celery_settings import celery_config
 from alexq_schema.db import workers
+from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError, UnavailableError
 from alexq_schema.ids import new_id
 from alexq_schema.images import open_image_store
 from alexq_schema.models import ModelStore
+from alexq_schema.names import QUEUE_CLASSIFY
 from alexq_schema.settings import Settings
 from alexq_worker import logs, tasks
 from alexq_worker.door import Door
+from alexq_worker.health import EXIT_UNHEALTHY, Health, Watch
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.inference.engine import Engine
 from alexq_worker.intake import Intake
-from alexq_worker.lifecycle import SWEEP_EVERY_S, Heartbeat, Notifier, Repeating, Sweeper
+from alexq_worker.isolation.messages import Setup
+from alexq_worker.isolation.parent import IsolatedEngine
+from alexq_worker.lifecycle import Heartbeat, Notifier, Repeating
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
+from alexq_worker.refusals import Refusals
+from alexq_worker.sweeper import SWEEP_EVERY_S, Sweeper
 from alexq_worker.table import SqlJobTable
 
 RESULT_EXPIRES_S = 3600
@@ -71,7 +79,7 @@ class Process:
             DatabaseUnavailableError, MigrationError, ModelError, DeviceError, SettingsError: says what to do.
         """
         self.settings = settings
-        migrations.require_head(settings.database_url)
+        migrations.require_usable(settings.database_url)
         version = ModelStore(settings.models_dir).resolve(settings.model)
         self.engine = Engine.load(
             version, device=settings.device, precision=settings.precision, max_batch=settings.max_batch
@@ -89,6 +97,19 @@ class Process:
             socket_timeout=settings.publish_timeout_s,
         )
         images = open_image_store(settings.images_url)
+        isolation = IsolatedEngine(
+            Setup(
+                images_url=settings.images_url,
+                models_dir=settings.models_dir,
+                model=version.info.ref,
+                device=settings.device,
+                precision=settings.precision,
+                max_image_pixels=settings.max_image_pixels,
+                memory_bytes=settings.isolation_memory_bytes,
+            ),
+            self.engine.labels,
+            timeout_s=settings.isolation_timeout_s,
+        )
         self.notifier = Notifier(client)
         intake = Intake()
         self.pipeline = Pipeline(
@@ -96,26 +117,50 @@ class Process:
                 self.database,
                 worker_id=self.worker_id,
                 model_id=self.model_id,
-                max_attempts=settings.max_attempts,
+                limits=Limits(settings.max_attempts, settings.max_crashes),
+                retry_pause_s=settings.retry_pause_s,
+                random=Random(),  # noqa: S311 - for jitter
             ),
             images=images,
             decoder=Decoder(version.info.preprocessing, settings.max_image_pixels),
             engine=self.engine,
+            isolation=isolation,
             max_batch=settings.max_batch,
             decode_threads=settings.decode_threads,
             on_committed=self._committed,
             on_room=intake.wake,
-            on_fatal=_die,
+            on_fatal=self._broke,
         )
         self.messages = min(self.pipeline.capacity, MAX_MESSAGES)
         self.app = celery_app(settings, messages=self.messages)
-        self.app.steps["consumer"].add(intake.step(self.pipeline))
-        tasks.register(self.app, self.pipeline, Door(self.database, images, settings.max_image_bytes))
-        sweeper = Sweeper(settings, self.database, client, self.app, self.notifier)
-        heartbeat = Heartbeat(self.database, self.worker_id, self.pipeline.stalled_s)
+        self.refusals = Refusals(self.database)
+        self.refusals.connect()
+        self.app.steps["consumer"].update({intake.step(self.pipeline), self.refusals.step()})
+        door = Door(self.database, images, settings.max_image_bytes)
+        tasks.register(self.app, self.pipeline, door, self.refusals)
+        heartbeat = Heartbeat(
+            self.database,
+            self.worker_id,
+            every_s=settings.heartbeat_s,
+            silent_after_s=settings.silent_after_s,
+        )
+        sweeper = Sweeper(
+            settings,
+            self.worker_id,
+            database=self.database,
+            images=images,
+            client=client,
+            app=self.app,
+            notifier=self.notifier,
+            heartbeat=heartbeat,
+        )
+        watch = Watch(self.pipeline, lambda: client.llen(QUEUE_CLASSIFY), settings.unhealthy_after_s)
+        self.health = Health(self.database, self.worker_id, settings.health_file, watch.trouble)
         self._repeating = [
+            Repeating("alexq-health", settings.heartbeat_s, self.health.look),
             Repeating("alexq-heartbeat", settings.heartbeat_s, heartbeat.beat),
             Repeating("alexq-sweep", SWEEP_EVERY_S, sweeper.sweep),
+            Repeating("alexq-refusals", settings.heartbeat_s, self.refusals.flush),
         ]
 
     def run(self) -> int:
@@ -140,9 +185,11 @@ class Process:
         if not self.pipeline.stop(self.settings.stop_grace_s):
             log.error("jobs were still in flight after %s s", self.settings.stop_grace_s)
             return 1
+        self.refusals.flush()
         with self.database.begin() as connection:
             workers.leave(connection, self.worker_id)
         self.database.close()
+        self.health.leave()
         if not was_told_to_stop:
             log.error("the consumer ended by itself; its last lines say why")
             return worker.exitcode or 1
@@ -184,6 +231,11 @@ class Process:
         log.error("still stopping after %s s; leaving now", self.settings.stop_grace_s)
         os._exit(0 if is_done else 1)
 
+    def _broke(self, error: Exception) -> None:
+        """A stage broke, or the device: its jobs return to the queue as a crashed worker's do."""
+        log.critical("a stage of the pipeline broke", exc_info=error)
+        self.health.fail(f"{type(error).__name__}: {error}")
+
     def _committed(self, report: CommitReport) -> None:
         self.notifier.announce((claim.submission_id, claim.job_id) for claim in report.claims)
         for batch in report.batches:
@@ -223,6 +275,6 @@ def celery_app(settings: Settings, *, messages: int) -> Celery:
 
 
 def _die(error: Exception) -> None:
-    """End the process at once: its jobs return to the queue as a crashed worker's do."""
-    log.critical("a stage of the pipeline broke; this process ends", exc_info=error)
-    os._exit(70)
+    """End the process at once; it holds nothing yet."""
+    log.critical("could not begin to work; this process ends", exc_info=error)
+    os._exit(EXIT_UNHEALTHY)

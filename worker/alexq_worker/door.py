@@ -6,8 +6,8 @@ import base64
 import binascii
 from uuid import UUID
 
-from alexq_schema.db import jobs, queries
-from alexq_schema.db.jobs import NewJob
+from alexq_schema.db import accept, queries
+from alexq_schema.db.accept import NewJob
 from alexq_schema.db.session import Database
 from alexq_schema.errors import JobNotFoundError, MessageError
 from alexq_schema.images import ImageStore, check_image
@@ -40,7 +40,7 @@ class Door:
         else:
             return job_id  # sent again by the sweeper: the row is there
         with self._database.begin() as connection:
-            jobs.add_if_absent(connection, NewJob(job_id, source, key, size), task=TASK_CLASSIFY_IMAGE)
+            accept.add_if_absent(connection, NewJob(job_id, source, key, size), task=TASK_CLASSIFY_IMAGE)
         return job_id
 
     def _store(self, image_base64: str, source: str) -> tuple[str, int]:

@@ -1,33 +1,21 @@
-"""What a worker does beside its work: shows that it lives, and looks after what others left."""
+"""What a worker does beside its work: shows that it lives, and announces what is finished."""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 import redis
-from celery import Celery, states
 from kombu.exceptions import KombuError
 
 from alexq_schema.announcing import announce
-from alexq_schema.celery_settings import publish
-from alexq_schema.db import jobs, publishing, queries, workers
+from alexq_schema.db import workers
 from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError
-from alexq_schema.job import JobState
-from alexq_schema.names import KEY_SWEEPER_LOCK, QUEUE_CLASSIFY
-from alexq_schema.settings import Settings
-
-STALLED_AFTER_S = 60.0
-"""Time without progress, while jobs are in flight, after which a worker no longer counts as alive."""
-
-SWEEP_EVERY_S = 2.0
-SWEEP_LIMIT = 4_096
-"""Jobs republished in one sweep, at most."""
-LOST_AFTER_S = 10.0
-"""Age of a queued job's last message at which an empty queue proves the message lost."""
 
 log = logging.getLogger("alexq.worker")
 
@@ -64,21 +52,53 @@ class Repeating:
 
 
 class Heartbeat:
-    """Renews the worker's row while its pipeline gets on; a stalled worker falls silent."""
+    """Renews the worker's row, and knows since when the database has answered without a gap."""
 
-    def __init__(self, database: Database, worker_id: UUID, stalled_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        worker_id: UUID,
+        *,
+        every_s: float,
+        silent_after_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._worker_id = worker_id
-        self._stalled_s = stalled_s
+        self._every_s = every_s
+        self._clock = clock
+        self._silent_after_s = silent_after_s
+        self._beat_at: float | None = None
+        self._may_judge_from = math.inf
 
     def beat(self) -> None:
-        """Renew the row, or say why not."""
-        stalled_s = self._stalled_s()
-        if stalled_s > STALLED_AFTER_S:
-            log.error("no progress for %.0f s with jobs in flight: no longer counted as alive", stalled_s)
-            return
-        with self._database.begin() as connection:
-            workers.renew(connection, self._worker_id)
+        """Renew the row."""
+        started = self._clock()
+        if self._beat_at is None:  # the first: whoever lives renews its row within two beats
+            self._may_judge_from = started + 2 * self._every_s
+        try:
+            with self._database.begin() as connection:
+                workers.renew(connection, self._worker_id)
+        except AlexqError:
+            self._note_gap()
+            raise
+        now = self._clock()
+        if self._beat_at is not None and now - self._beat_at > 3 * self._every_s:
+            self._note_gap()
+        self._beat_at = now
+
+    def _note_gap(self) -> None:
+        self._beat_at = self._clock()
+        self._may_judge_from = self._beat_at + self._silent_after_s
+
+    @property
+    def may_judge_silence(self) -> bool:
+        """Return whether other workers' silence means anything.
+
+        It does not after a time in which the database did not answer, or in which this process was
+        stopped: then every row is old, and those who live need time to renew theirs.
+        """
+        return self._clock() >= self._may_judge_from
 
 
 class Notifier:
@@ -93,72 +113,3 @@ class Notifier:
             announce(self._redis, finished)
         except (redis.RedisError, OSError) as error:
             log.warning("could not announce finished jobs: %s", error)
-
-
-class Sweeper:
-    """Takes back the jobs of silent workers and publishes rows whose message is missing."""
-
-    def __init__(
-        self, settings: Settings, database: Database, client: redis.Redis, app: Celery, notifier: Notifier
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._redis = client
-        self._app = app
-        self._notifier = notifier
-
-    def sweep(self) -> None:
-        """Do one round, unless another worker is at it."""
-        lock = self._redis.lock(KEY_SWEEPER_LOCK, timeout=30.0, blocking=False)
-        if not lock.acquire():
-            return
-        try:
-            self._return_silent()
-            self._republish()
-        finally:
-            if lock.owned():
-                lock.release()
-
-    def _return_silent(self) -> None:
-        with self._database.begin() as connection:
-            returned = jobs.return_silent(
-                connection,
-                silent_after_s=self._settings.silent_after_s,
-                max_crashes=self._settings.max_crashes,
-            )
-        if not returned:
-            return
-        dead = [job for job in returned if job.state is JobState.DEAD]
-        log.warning(
-            "took %d jobs back from workers that fell silent; %d of them are dead", len(returned), len(dead)
-        )
-        self._notifier.announce((job.submission_id, job.job_id) for job in dead)
-        self._answer([job.job_id for job in dead if job.submission_id is None])
-
-    def _answer(self, job_ids: Sequence[UUID]) -> None:
-        """Tell Celery clients of jobs that no worker will answer for any more."""
-        if job_ids:
-            with self._database.read() as connection:
-                ended = queries.by_id(connection, job_ids)
-            for job in ended:
-                self._app.backend.store_result(str(job.job_id), job.model_dump(mode="json"), states.SUCCESS)
-
-    def _republish(self) -> None:
-        # An empty queue with queued rows: their messages are lost, or in the hands of a worker that
-        # will claim them within seconds (a second message then finds nothing to claim).
-        is_queue_empty = self._redis.llen(QUEUE_CLASSIFY) == 0
-        with self._database.begin() as connection:
-            missing = publishing.take_unpublished(
-                connection, limit=SWEEP_LIMIT, lost_after_s=LOST_AFTER_S if is_queue_empty else None
-            )
-        if missing:
-            self._publish(missing)
-
-    def _publish(self, missing: Sequence[tuple[UUID, str]]) -> None:
-        try:
-            publish(self._app, missing)
-        except (KombuError, OSError):
-            with self._database.begin() as connection:
-                publishing.mark_unpublished(connection, [job_id for job_id, _ in missing])
-            raise
-        log.info("published %d jobs whose message was missing", len(missing))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from uuid import UUID
 
 from alexq_schema.db import jobs, queries
+from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
 from alexq_schema.job import Job
 from alexq_schema.names import TASK_CLASSIFY_IMAGE
 from alexq_schema.work import Claim, Outcome
+
+MAX_PAUSE_S = 600.0
+"""Longest pause between two attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +29,22 @@ class Commit:
 class SqlJobTable:
     """One transaction a call; see :class:`alexq_worker.pipeline.ports.JobTable`."""
 
-    def __init__(self, database: Database, *, worker_id: UUID, model_id: int, max_attempts: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        worker_id: UUID,
+        model_id: int,
+        limits: Limits,
+        retry_pause_s: float,
+        random: Random,
+    ) -> None:
         self._database = database
         self._worker_id = worker_id
         self._model_id = model_id
-        self._max_attempts = max_attempts
+        self._limits = limits
+        self._retry_pause_s = retry_pause_s
+        self._random = random
 
     def claim(self, job_ids: Sequence[UUID]) -> list[Claim]:
         """Take those that are queued: one UPDATE."""
@@ -44,10 +60,20 @@ class SqlJobTable:
                 outcomes,
                 worker_id=self._worker_id,
                 model_id=self._model_id,
-                max_attempts=self._max_attempts,
+                limits=self._limits,
+                pause_s=self._pause_s,
             )
             answers = {job.job_id: job for job in queries.finished(connection, asked) if job.job_id}
         return Commit(len(outcomes) - written, answers)
+
+    def _pause_s(self, errors: int) -> float:
+        """Return how long a job rests after its so-manyeth error: exponential backoff with jitter.
+
+        Jobs that failed together are tried again apart. Source: "Exponential Backoff And Jitter", AWS
+        Architecture Blog, 2015 (their "equal jitter").
+        """
+        longest = min(self._retry_pause_s * 4.0 ** (errors - 1), MAX_PAUSE_S)
+        return longest * self._random.uniform(0.5, 1.0)
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Give claimed jobs back, their attempt not used up."""

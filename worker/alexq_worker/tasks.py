@@ -6,13 +6,12 @@ MemoryError would leak a slot of Celery's thread pool and lose the message, so t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 from uuid import UUID
 
-from celery import Celery, Task
+from celery import Celery, Task, current_task
 from celery.exceptions import Ignore, Reject
 
 from alexq_schema.errors import MessageError, RejectedError
@@ -21,17 +20,17 @@ from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS
 from alexq_worker.door import Door
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pipeline.ticket import Summary
+from alexq_worker.refusals import Refusals
 
 WAIT_S = 3600.0
 """How long a task waits for the pipeline: as long as the broker waits for the task's ack."""
 
 Answer = TypeVar("Answer")
 
-log = logging.getLogger("alexq.worker")
 
-
-def register(app: Celery, pipeline: Pipeline, door: Door) -> None:
+def register(app: Celery, pipeline: Pipeline, door: Door, refusals: Refusals) -> None:
     """Add the tasks to ``app``."""
+    never_loses_its_message = partial(_never_loses_its_message, refusals)
 
     def settled(job_ids: Sequence[UUID]) -> Summary:
         summary = pipeline.submit(job_ids).result(WAIT_S)
@@ -46,7 +45,7 @@ def register(app: Celery, pipeline: Pipeline, door: Door) -> None:
         return answer
 
     @app.task(name=TASK_CLASSIFY_JOBS, ignore_result=True, throws=(RejectedError,))  # type: ignore[untyped-decorator]
-    @_never_loses_its_message
+    @never_loses_its_message
     def classify_jobs(**body: Any) -> dict[str, int]:
         """Look at these jobs; the results are in SQL."""
         message = ClassifyJobs.parse(body)
@@ -54,7 +53,7 @@ def register(app: Celery, pipeline: Pipeline, door: Door) -> None:
         return {"jobs": len(message.job_ids), "claimed": summary.claimed}
 
     @app.task(name=TASK_CLASSIFY_IMAGE, bind=True, throws=(RejectedError,))  # type: ignore[untyped-decorator]
-    @_never_loses_its_message
+    @never_loses_its_message
     def classify_image(self: Task, image_base64: str | None = None, **body: Any) -> dict[str, Any]:
         """Classify the image of this message and return the job object."""
         message = ClassifyImage.parse({"image_base64": image_base64, **body})
@@ -75,13 +74,14 @@ def _job_id(task_id: str) -> UUID:
         ) from error
 
 
-def _never_loses_its_message(task: Callable[..., Any]) -> Callable[..., Any]:
+def _never_loses_its_message(refusals: Refusals, task: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(task)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return task(*args, **kwargs)
         except RejectedError as error:
-            log.warning("refused a message: [%s] %s", error.code, error)
+            request = current_task.request
+            refusals.note(str(current_task.name), str(request.id), error.code, error.detail)
             raise
         except (MemoryError, SystemExit, TimeoutError) as error:
             raise Reject(f"{type(error).__name__} in the task", requeue=True) from error

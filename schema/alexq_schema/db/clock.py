@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Dialect, Float, TypeDecorator, bindparam, select
+from sqlalchemy import BindParameter, Connection, DateTime, Dialect, Float, TypeDecorator, bindparam, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -42,9 +42,11 @@ def _now_postgresql(element: _Now, compiler: SQLCompiler, **kw: Any) -> str:
     return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
 
 
-def db_now(offset_s: float = 0.0) -> FunctionElement[datetime]:
+def db_now(offset_s: float | BindParameter[float] = 0.0) -> FunctionElement[datetime]:
     """Return the SQL expression for the database's time, ``offset_s`` seconds from now."""
-    return _Now(bindparam("offset_s", offset_s, type_=Float, unique=True))
+    if not isinstance(offset_s, BindParameter):
+        offset_s = bindparam("offset_s", offset_s, type_=Float, unique=True)
+    return _Now(offset_s)
 
 
 def now(connection: Connection) -> datetime:

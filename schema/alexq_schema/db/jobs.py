@@ -1,115 +1,88 @@
 """The job state machine: every transition, each one conditional UPDATE.
 
-    (insert) ──▶ queued ──claim──▶ running ──commit──▶ succeeded | failed | queued | dead
-                   ▲ ▲               │ │
-                   │ └────release────┘ └──return_silent──▶ queued | dead
-                   └──────redrive────── dead
+    (accept) ──▶ queued ──claim──▶ running ──commit──▶ succeeded | failed | queued | dead
+                  │ ▲ ▲              │ │
+                  │ │ └───release────┘ └──return_silent──▶ queued | dead
+                  │ └─────redrive────── dead
+                  └──expire──▶ expired
     queued, running ──cancel──▶ cancelled
 
 A transition that finds the job in another state, or another attempt of it, writes 0 rows: that is
 how duplicated messages and workers that wake up late do no harm. Everything takes a connection in
-a transaction of :meth:`alexq_schema.db.session.Database.begin`; no function commits. The module is
-longer than 300 lines because a state machine is checked by reading it whole.
+a transaction of :meth:`alexq_schema.db.session.Database.begin`; no function commits. What goes another
+way than the one that succeeds is written to ``job_events`` too. The module is longer than 300 lines
+because a state machine is checked by reading it whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
     Connection,
+    Float,
+    Insert,
     Select,
+    String,
+    Text,
     Update,
     and_,
     bindparam,
     case,
     insert,
+    literal,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from alexq_schema.db.clock import db_now
-from alexq_schema.db.tables import Job, Submission, Worker
-from alexq_schema.errors import WorkerCrashedError
+from alexq_schema.db.tables import Job, JobEvent, Worker
+from alexq_schema.errors import DeadlineError, WorkerCrashedError
 from alexq_schema.job import JobState
-from alexq_schema.work import Claim, Errored, Failed, Outcome, Succeeded
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, Succeeded
+
+Id = TypeVar("Id", UUID, str)
 
 IDS_PER_STATEMENT = 5_000
 """Ids in one IN list, at most: SQLite and PostgreSQL bound the parameters of a statement."""
 
-ROWS_PER_STATEMENT = 1_000
+
+class JobEventKind(StrEnum):
+    """What is recorded of a job besides its row."""
+
+    ERRORED = "errored"
+    CRASHED = "crashed"
+    REDRIVEN = "redriven"
 
 
 @dataclass(frozen=True, slots=True)
-class NewJob:
-    """An accepted image, about to become a row."""
+class Limits:
+    """After how much of ours a job is dead."""
 
-    job_id: UUID
-    source: str
-    image_key: str
-    image_bytes: int
+    max_attempts: int
+    """Attempts that ended in an error of ours."""
+    max_crashes: int
+    """Processes that died while they held it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Returned:
-    """A job taken back from a worker that fell silent."""
+class Ended:
+    """A job that the sweeper took out of a worker's hands or out of the queue."""
 
     job_id: UUID
     submission_id: UUID | None
     state: JobState
-    """Queued again, or dead."""
-
-
-def add_submission(connection: Connection, submission_id: UUID, total: int) -> None:
-    """Insert the row of a submission of ``total`` jobs."""
-    connection.execute(insert(Submission).values(id=submission_id, total=total, created_at=db_now()))
-
-
-_NEW = {
-    "state": JobState.QUEUED,
-    "attempt": 0,
-    "errors": 0,
-    "crashes": 0,
-    "created_at": db_now(),
-    "published_at": db_now(),
-}
-
-
-def add(connection: Connection, jobs: Sequence[NewJob], *, task: str, submission_id: UUID | None) -> None:
-    """Insert queued jobs, as published: a message that then gets lost is the sweeper's to notice."""
-    statement = insert(Job).values(_NEW)
-    for start in range(0, len(jobs), ROWS_PER_STATEMENT):
-        some = enumerate(jobs[start : start + ROWS_PER_STATEMENT], start)
-        connection.execute(statement, [_row(job, position, task, submission_id) for position, job in some])
-
-
-def add_if_absent(connection: Connection, job: NewJob, *, task: str) -> None:
-    """Insert a queued job unless its id is there already: a message may be delivered twice."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(Job).values({**_NEW, **_row(job, 0, task, None)})
-    connection.execute(statement.on_conflict_do_nothing(index_elements=[Job.id]))
-
-
-def _row(job: NewJob, position: int, task: str, submission_id: UUID | None) -> dict[str, Any]:
-    return {
-        "id": job.job_id,
-        "submission_id": submission_id,
-        "position": position,
-        "task": task,
-        "source": _storable(job.source)[:1024],
-        "image_key": job.image_key,
-        "image_bytes": job.image_bytes,
-    }
 
 
 def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> list[Claim]:
-    """Take those of ``job_ids`` that are queued; the others are done, or another worker's.
+    """Take those of ``job_ids`` that are queued and due; the others are done, or another worker's.
 
     A job that runs under this worker already is taken anew, so that a claim whose answer got lost can
     be repeated: ask only for jobs that the worker does not hold.
@@ -117,28 +90,53 @@ def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> l
     Returns:
         The claimed jobs in queue order.
     """
+    is_due = and_(
+        Job.state == JobState.QUEUED,
+        or_(Job.retry_at.is_(None), Job.retry_at <= db_now()),
+        or_(Job.expires_at.is_(None), Job.expires_at > db_now()),
+    )
     is_mine = and_(Job.state == JobState.RUNNING, Job.worker_id == worker_id)
     takeable = (
         select(Job.id)
-        .where(Job.id.in_(job_ids), or_(Job.state == JobState.QUEUED, is_mine))
+        .where(Job.id.in_(job_ids), or_(is_due, is_mine))
         .with_for_update(skip_locked=True)  # PostgreSQL; two claims of the same ids cannot deadlock
     )
     statement = (
         update(Job)
         .where(Job.id.in_(takeable))
         .values(state=JobState.RUNNING, attempt=Job.attempt + 1, worker_id=worker_id, claimed_at=db_now())
-        .returning(Job.id, Job.attempt, Job.submission_id, Job.task, Job.source, Job.image_key, Job.position)
+        .returning(
+            Job.id,
+            Job.attempt,
+            Job.submission_id,
+            Job.task,
+            Job.source,
+            Job.image_key,
+            Job.errors,
+            Job.crashes,
+            Job.position,
+        )
     )
     rows = connection.execute(statement).all()
     ordered = sorted(rows, key=lambda row: (row.submission_id or row.id, row.position))
     return [
-        Claim(row.id, row.attempt, row.submission_id, row.task, row.source, row.image_key) for row in ordered
+        Claim(
+            job_id=row.id,
+            attempt=row.attempt,
+            submission_id=row.submission_id,
+            task=row.task,
+            source=row.source,
+            image_key=row.image_key,
+            errors=row.errors,
+            crashes=row.crashes,
+        )
+        for row in ordered
     ]
 
 
-def _mine(worker_id: UUID) -> Update:
-    """Return the UPDATE of one job whose attempt is still held by ``worker_id``."""
-    return update(Job).where(
+def _is_mine(worker_id: UUID) -> ColumnElement[bool]:
+    """Return the fence: one job, by ``job``, whose attempt ``held`` is still held by ``worker_id``."""
+    return and_(
         Job.id == bindparam("job"),
         Job.attempt == bindparam("held"),
         Job.worker_id == worker_id,
@@ -146,14 +144,27 @@ def _mine(worker_id: UUID) -> Update:
     )
 
 
+def _mine(worker_id: UUID) -> Update:
+    return update(Job).where(_is_mine(worker_id))
+
+
 def _held(claim: Claim) -> dict[str, Any]:
     return {"job": claim.job_id, "held": claim.attempt}
 
 
 def commit(
-    connection: Connection, outcomes: Sequence[Outcome], *, worker_id: UUID, model_id: int, max_attempts: int
+    connection: Connection,
+    outcomes: Sequence[Outcome],
+    *,
+    worker_id: UUID,
+    model_id: int,
+    limits: Limits,
+    pause_s: Callable[[int], float],
 ) -> int:
     """Write what became of claimed jobs: one statement for each kind of outcome.
+
+    Args:
+        pause_s: how long a job rests after its so-manyeth error of ours.
 
     Returns:
         Rows written; fewer than ``outcomes`` when the fence refused some.
@@ -162,83 +173,122 @@ def commit(
     succeeded = [o for o in outcomes if isinstance(o, Succeeded)]
     failed = [o for o in outcomes if isinstance(o, Failed)]
     errored = [o for o in outcomes if isinstance(o, Errored)]
+    crashed = [o for o in outcomes if isinstance(o, Crashed)]
+    mine = _mine(worker_id)
     written = 0
     if succeeded:
-        written += _write(
-            connection,
-            _mine(worker_id).values(
-                state=JobState.SUCCEEDED,
-                finished_at=db_now(),
-                model_id=model_id,
-                label=bindparam("b_label"),
-                probability=bindparam("b_probability"),
-                predictions=bindparam("b_predictions", type_=Job.predictions.type),
-                decode_s=bindparam("b_decode_s"),
-                forward_s=bindparam("b_forward_s"),
-                batch_size=bindparam("b_batch_size"),
-                error_code=None,
-                error_detail=None,
-            ),
-            [
-                {
-                    **_held(outcome.claim),
-                    "b_label": outcome.predictions[0].label[:255],
-                    "b_probability": outcome.predictions[0].probability,
-                    "b_predictions": [p.model_dump(exclude={"rank"}) for p in outcome.predictions],
-                    "b_decode_s": outcome.decode_s,
-                    "b_forward_s": outcome.forward_s,
-                    "b_batch_size": outcome.batch_size,
-                }
-                for outcome in succeeded
-            ],
-        )
+        written += _write(connection, _succeed(mine, model_id), map(_success, succeeded))
     if failed:
-        written += _write(
-            connection,
-            _mine(worker_id).values(
-                state=JobState.FAILED,
-                finished_at=db_now(),
-                error_code=bindparam("b_code"),
-                error_detail=bindparam("b_detail"),
-            ),
-            [_error(outcome) for outcome in failed],
-        )
+        written += _write(connection, _fail(mine), map(_error, failed))
     if errored:
-        is_last = Job.errors + 1 >= max_attempts
-        written += _write(
-            connection,
-            _mine(worker_id).values(
-                **_back_or_dead(is_last),
-                errors=Job.errors + 1,
-                error_code=bindparam("b_code"),
-                error_detail=bindparam("b_detail"),
-            ),
-            [_error(outcome) for outcome in errored],
-        )
+        rows = [
+            {
+                **_error(outcome),
+                "b_final": not outcome.is_retryable,
+                "b_pause_s": pause_s(outcome.claim.errors + 1),
+            }
+            for outcome in errored
+        ]
+        connection.execute(_record_mine(worker_id, JobEventKind.ERRORED), rows)
+        written += _write(connection, _error_back_or_dead(mine, limits.max_attempts), rows)
+    if crashed:
+        rows = [_error(outcome) for outcome in crashed]
+        connection.execute(_record_mine(worker_id, JobEventKind.CRASHED), rows)
+        written += _write(connection, _crash_back_or_dead(mine, limits.max_crashes), rows)
     return written
 
 
-def _error(outcome: Failed | Errored) -> dict[str, Any]:
-    return {**_held(outcome.claim), "b_code": outcome.code, "b_detail": _storable(outcome.detail)}
+def _succeed(mine: Update, model_id: int) -> Update:
+    return mine.values(
+        state=JobState.SUCCEEDED,
+        finished_at=db_now(),
+        model_id=model_id,
+        label=bindparam("b_label"),
+        probability=bindparam("b_probability"),
+        predictions=bindparam("b_predictions", type_=Job.predictions.type),
+        decode_s=bindparam("b_decode_s"),
+        forward_s=bindparam("b_forward_s"),
+        batch_size=bindparam("b_batch_size"),
+        error_code=None,
+        error_detail=None,
+    )
 
 
-def _storable(text: str) -> str:
+def _success(outcome: Succeeded) -> dict[str, Any]:
+    return {
+        **_held(outcome.claim),
+        "b_label": outcome.predictions[0].label[:255],
+        "b_probability": outcome.predictions[0].probability,
+        "b_predictions": [p.model_dump(exclude={"rank"}) for p in outcome.predictions],
+        "b_decode_s": outcome.decode_s,
+        "b_forward_s": outcome.forward_s,
+        "b_batch_size": outcome.batch_size,
+    }
+
+
+_GIVEN_ERROR: dict[str, Any] = {"error_code": bindparam("b_code"), "error_detail": bindparam("b_detail")}
+
+
+def _fail(mine: Update) -> Update:
+    return mine.values(state=JobState.FAILED, finished_at=db_now(), **_GIVEN_ERROR)
+
+
+def _error_back_or_dead(mine: Update, max_attempts: int) -> Update:
+    is_last = or_(Job.errors + 1 >= max_attempts, bindparam("b_final", type_=Boolean))
+    pause = db_now(bindparam("b_pause_s", type_=Float))
+    return mine.values(
+        **_back_or_dead(is_last),
+        errors=Job.errors + 1,
+        retry_at=case((is_last, None), else_=pause),
+        **_GIVEN_ERROR,
+    )
+
+
+def _crash_back_or_dead(mine: Update, max_crashes: int) -> Update:
+    return mine.values(
+        **_back_or_dead(Job.crashes + 1 >= max_crashes), crashes=Job.crashes + 1, **_GIVEN_ERROR
+    )
+
+
+def _error(outcome: Failed | Errored | Crashed) -> dict[str, Any]:
+    return {**_held(outcome.claim), "b_code": outcome.code, "b_detail": storable(outcome.detail)}
+
+
+def storable(text: str) -> str:
     """Return ``text`` without what PostgreSQL cannot store: NUL, and file names that are not UTF-8."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
-def _back_or_dead(is_last: Any) -> dict[str, Any]:
+def _back_or_dead(is_last: ColumnElement[bool]) -> dict[str, Any]:
     """Return the values that make a running job dead where ``is_last`` holds, else queued again."""
     return {
         "state": case((is_last, JobState.DEAD.value), else_=JobState.QUEUED.value),
         "finished_at": case((is_last, db_now()), else_=None),
         "published_at": None,
-        "worker_id": None,
     }
 
 
-def _write(connection: Connection, statement: Update, rows: list[dict[str, Any]]) -> int:
-    return connection.execute(statement, rows).rowcount
+def _write(connection: Connection, statement: Update, rows: Iterable[dict[str, Any]]) -> int:
+    return connection.execute(statement, list(rows)).rowcount
+
+
+def _record_mine(worker_id: UUID, kind: JobEventKind) -> Insert:
+    """Return the INSERT of an event for one job that is about to be written, under the same fence."""
+    values: dict[str, Any] = {
+        "job_id": Job.id,
+        "attempt": Job.attempt,
+        "worker_id": Job.worker_id,
+        "code": bindparam("b_code", type_=String),
+        "detail": bindparam("b_detail", type_=Text),
+    }
+    return _record(kind, values, _is_mine(worker_id))
+
+
+def _record(kind: JobEventKind, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> Insert:
+    """Return the INSERT of an event for each job that matches, its row locked."""
+    columns = {"at": db_now(), "kind": literal(kind.value, String), **values}
+    chosen = select(*columns.values()).where(*conditions).order_by(Job.id).with_for_update()
+    return insert(JobEvent).from_select(list(columns), chosen)
 
 
 def release(connection: Connection, claims: Sequence[Claim], *, worker_id: UUID) -> int:
@@ -254,10 +304,18 @@ def release(connection: Connection, claims: Sequence[Claim], *, worker_id: UUID)
     return _write(connection, statement, sorted(map(_held, claims), key=lambda row: row["job"]))
 
 
-def return_silent(connection: Connection, *, silent_after_s: float, max_crashes: int) -> list[Returned]:
-    """Take back the jobs of workers that showed no progress for ``silent_after_s``, or that have left."""
+def return_silent(connection: Connection, *, silent_after_s: float, limits: Limits) -> list[Ended]:
+    """Take back the jobs of workers that showed no progress for ``silent_after_s``, or that have left.
+
+    Returns:
+        Each job taken back: queued again, or dead.
+    """
     gone = select(Worker.id).where(
-        or_(Worker.last_seen_at < db_now(-silent_after_s), Worker.stopped_at.is_not(None))
+        or_(
+            Worker.last_seen_at < db_now(-silent_after_s),
+            Worker.stopped_at.is_not(None),
+            Worker.unhealthy_at.is_not(None),
+        )
     )
     theirs = (
         select(Job.id)
@@ -265,19 +323,52 @@ def return_silent(connection: Connection, *, silent_after_s: float, max_crashes:
         .order_by(Job.id)
         .with_for_update(skip_locked=True)
     )
-    is_last = Job.crashes + 1 >= max_crashes
     statement = (
         update(Job)
         .where(Job.id.in_(theirs))
         .values(
-            **_back_or_dead(is_last),
+            **_back_or_dead(Job.crashes + 1 >= limits.max_crashes),
             crashes=Job.crashes + 1,
             error_code=WorkerCrashedError.code,
-            error_detail="the worker that held this job fell silent",
+            error_detail=_FELL_SILENT,
         )
-        .returning(Job.id, Job.submission_id, Job.state)
+        .returning(Job.id, Job.submission_id, Job.state, Job.attempt, Job.worker_id)
     )
-    return [Returned(row.id, row.submission_id, JobState(row.state)) for row in connection.execute(statement)]
+    rows = connection.execute(statement).all()
+    if rows:
+        event = insert(JobEvent).values(
+            at=db_now(), kind=JobEventKind.CRASHED, code=WorkerCrashedError.code, detail=_FELL_SILENT
+        )
+        connection.execute(
+            event, [{"job_id": row.id, "attempt": row.attempt, "worker_id": row.worker_id} for row in rows]
+        )
+    return [Ended(row.id, row.submission_id, JobState(row.state)) for row in rows]
+
+
+_FELL_SILENT = "the worker that held this job fell silent"
+
+
+def expire(connection: Connection, *, limit: int) -> list[Ended]:
+    """End up to ``limit`` queued jobs whose deadline has passed."""
+    late = (
+        select(Job.id)
+        .where(Job.state == JobState.QUEUED, Job.expires_at.is_not(None), Job.expires_at <= db_now())
+        .order_by(Job.expires_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(Job)
+        .where(Job.id.in_(late))
+        .values(
+            state=JobState.EXPIRED,
+            finished_at=db_now(),
+            error_code=DeadlineError.code,
+            error_detail="no worker was free before the deadline: submit again, or add workers",
+        )
+        .returning(Job.id, Job.submission_id)
+    )
+    return [Ended(row.id, row.submission_id, JobState.EXPIRED) for row in connection.execute(statement)]
 
 
 def cancel(connection: Connection, job_ids: Sequence[UUID]) -> list[tuple[UUID | None, UUID]]:
@@ -299,31 +390,61 @@ def cancel(connection: Connection, job_ids: Sequence[UUID]) -> list[tuple[UUID |
     return cancelled
 
 
-def redrive(connection: Connection, job_ids: Sequence[UUID] | None) -> list[UUID]:
-    """Queue dead jobs again with fresh attempts; None means every dead job."""
-    is_dead = Job.state == JobState.DEAD
-    if job_ids is None:
-        chosen = [locked(is_dead)]
-    else:
-        chosen = [locked(is_dead, Job.id.in_(chunk)) for chunk in chunks(job_ids)]
-    statement = (
+def redrive(
+    connection: Connection,
+    job_ids: Sequence[UUID] | None = None,
+    *,
+    error_code: str | None = None,
+    submission_id: UUID | None = None,
+    actor: str,
+    limit: int = IDS_PER_STATEMENT,
+) -> list[UUID]:
+    """Queue up to ``limit`` dead jobs that match every filter given again, with fresh attempts.
+
+    Each is recorded with what it was dead of. A job that is not dead is left alone, so a repeated call
+    does nothing.
+
+    Args:
+        job_ids: at most ``limit``; None means every dead job.
+        actor: who does it, for the record.
+
+    Returns:
+        Those queued again; with ``limit`` of them there may be more.
+    """
+    conditions = [Job.state == JobState.DEAD]
+    if job_ids is not None:
+        conditions.append(Job.id.in_(job_ids))
+    if error_code is not None:
+        conditions.append(Job.error_code == error_code)
+    if submission_id is not None:
+        conditions.append(Job.submission_id == submission_id)
+    chosen = list(connection.execute(locked(*conditions).limit(limit)).scalars())
+    are_chosen = Job.id.in_(chosen)
+    past = {
+        "job_id": Job.id,
+        "attempt": Job.attempt,
+        "worker_id": Job.worker_id,
+        "code": Job.error_code,
+        "detail": Job.error_detail,
+        "actor": literal(storable(actor)[:255], String),
+    }
+    connection.execute(_record(JobEventKind.REDRIVEN, past, are_chosen))
+    connection.execute(
         update(Job)
+        .where(are_chosen)
         .values(
             state=JobState.QUEUED,
             errors=0,
             crashes=0,
+            retry_at=None,
+            expires_at=None,
             finished_at=None,
             published_at=None,
             error_code=None,
             error_detail=None,
         )
-        .returning(Job.id)
     )
-    return [
-        job_id
-        for some in chosen
-        for job_id in connection.execute(statement.where(Job.id.in_(some))).scalars()
-    ]
+    return chosen
 
 
 def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:
@@ -331,7 +452,7 @@ def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:
     return select(Job.id).where(*conditions).order_by(Job.id).with_for_update()
 
 
-def chunks(job_ids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
-    """Yield ``job_ids`` in parts that fit into one statement on every database."""
-    for start in range(0, len(job_ids), IDS_PER_STATEMENT):
-        yield job_ids[start : start + IDS_PER_STATEMENT]
+def chunks(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
+    """Yield ``ids`` in parts that fit into one statement on every database."""
+    for start in range(0, len(ids), IDS_PER_STATEMENT):
+        yield ids[start : start + IDS_PER_STATEMENT]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.jobs import chunks, locked
-from alexq_schema.db.tables import Job
+from alexq_schema.db.tables import Job, Sweeper
 from alexq_schema.job import JobState
 from alexq_schema.names import TASK_CLASSIFY_JOBS
 
@@ -23,8 +23,10 @@ def take_unpublished(
 ) -> list[tuple[UUID, str]]:
     """Mark up to ``limit`` queued jobs that need a message as published now, oldest first.
 
-    Those are the jobs that were marked so, and those whose message is provably lost because jobs
-    published well after them are running already: the queue is first in, first out.
+    Those are the jobs that were marked so and are due, and those whose message is provably lost:
+    published before Redis lost its data (see :mod:`alexq_schema.db.sweeper`), or overtaken by jobs
+    that were published well after them and are running already, as the queue is first in, first out.
+    A long healthy backlog is neither.
 
     Args:
         lost_after_s: also those whose message is older than this; None leaves them alone.
@@ -32,18 +34,23 @@ def take_unpublished(
     Returns:
         (job id, task name) of each; publish them, or call :func:`mark_unpublished`.
     """
-    needs_message: ColumnElement[bool] = Job.published_at.is_(None)
+    is_due = or_(Job.retry_at.is_(None), Job.retry_at <= db_now())
+    began_at = select(Sweeper.queue_epoch_began_at).scalar_subquery()
+    reasons: list[ColumnElement[bool]] = [
+        and_(Job.published_at.is_(None), is_due),
+        Job.published_at < began_at,
+    ]
     if lost_after_s is not None:
-        needs_message = or_(needs_message, Job.published_at < db_now(-lost_after_s))
+        reasons.append(Job.published_at < db_now(-lost_after_s))
     # A job of Celery's own door counts as published when its message arrives: it overtakes nobody.
     running = select(func.max(Job.published_at)).where(
         Job.state == JobState.RUNNING, Job.task == TASK_CLASSIFY_JOBS
     )
     if (newest_running := connection.execute(running).scalar()) is not None:
-        needs_message = or_(needs_message, Job.published_at < newest_running - OVERTAKEN_BY)
+        reasons.append(Job.published_at < newest_running - OVERTAKEN_BY)
     chosen = (
         select(Job.id)
-        .where(Job.state == JobState.QUEUED, needs_message)
+        .where(Job.state == JobState.QUEUED, or_(*reasons))
         .order_by(Job.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from alexq_schema.db.jobs import chunks
 from alexq_schema.db.tables import Job as JobRow
-from alexq_schema.db.tables import ModelVersion, Submission
+from alexq_schema.db.tables import ModelVersion, Submission, Worker
 from alexq_schema.job import TERMINAL_STATES, Job, JobError, JobState, ModelRef, Prediction, Timings
 
 _JOBS = select(
@@ -19,7 +19,13 @@ _JOBS = select(
     ModelVersion.version.label("model_version"),
     ModelVersion.precision.label("model_precision"),
     ModelVersion.trained.label("model_trained"),
-).select_from(JobRow.__table__.outerjoin(ModelVersion.__table__))
+    Worker.host.label("worker_host"),
+    Worker.pid.label("worker_pid"),
+).select_from(
+    JobRow.__table__.outerjoin(ModelVersion.__table__, JobRow.model_id == ModelVersion.id).outerjoin(
+        Worker.__table__, JobRow.worker_id == Worker.id
+    )
+)
 
 
 def _job(row: Any) -> Job:
@@ -29,6 +35,10 @@ def _job(row: Any) -> Job:
         source=row.source,
         state=JobState(row.state),
         attempt=row.attempt,
+        errors=row.errors,
+        crashes=row.crashes,
+        worker=None if row.worker_host is None else f"{row.worker_host}:{row.worker_pid}",
+        image_key=row.image_key,
         predictions=[
             Prediction(rank=rank, **prediction)
             for rank, prediction in enumerate(row.predictions or (), start=1)

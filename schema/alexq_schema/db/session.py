@@ -13,11 +13,20 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from alexq_schema.errors import DatabaseUnavailableError, MigrationError, SettingsError
+from alexq_schema.errors import DatabaseFullError, DatabaseUnavailableError, MigrationError, SettingsError
 
 CONNECT_TIMEOUT_S = 5
 SQLITE_BUSY_TIMEOUT_S = 30
 """How long a statement waits for another process's write transaction."""
+
+_POSTGRESQL_CONNECTION = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    # A host that vanished without a word is noticed after 20 s, not after the kernel's quarter of an hour.
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 
 def create_engine(database_url: str) -> Engine:
@@ -38,7 +47,7 @@ def create_engine(database_url: str) -> Engine:
             return sqlalchemy.create_engine(
                 url.set(drivername="postgresql+psycopg"),
                 pool_pre_ping=True,
-                connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+                connect_args=_POSTGRESQL_CONNECTION,
             )
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise SettingsError(f"ALEXQ_DATABASE_URL is not a database URL: {error}") from error
@@ -87,7 +96,8 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
         name = engine.url.render_as_string(hide_password=True)
         reason = getattr(error, "orig", error)
         if is_outage(error):
-            raise DatabaseUnavailableError(f"the database {name} does not answer: {reason}") from error
+            kind = DatabaseFullError if _is_disk_trouble(error) else DatabaseUnavailableError
+            raise kind(f"the database {name} {_SAYS[kind]}: {reason}") from error
         if _lacks_tables(error):
             raise MigrationError(
                 f"the database {name} lacks a table ({reason}): run `alexq migrate`"
@@ -95,14 +105,16 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
         raise
 
 
+_SAYS = {
+    DatabaseUnavailableError: "does not answer",
+    DatabaseFullError: "cannot write; free space on its disk or check its permissions",
+}
+_SQLITE_DISK_TROUBLES = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
 _SQLITE_OUTAGES = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
-}
+} | _SQLITE_DISK_TROUBLES
 _POSTGRESQL_OUTAGES = {"08", "25", "40", "53", "57"}
 """SQLSTATE classes: connection, read-only after a failover, deadlock, resources, operator intervention."""
 
@@ -117,6 +129,14 @@ def is_outage(error: SQLAlchemyError) -> bool:
     if state is None:  # psycopg could not connect, or lost the connection
         return isinstance(error, sqlalchemy.exc.OperationalError)
     return state[:2] in _POSTGRESQL_OUTAGES
+
+
+def _is_disk_trouble(error: SQLAlchemyError) -> bool:
+    cause = getattr(error, "orig", None)
+    code = getattr(cause, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _SQLITE_DISK_TROUBLES
+    return getattr(cause, "sqlstate", None) == "53100"
 
 
 def _lacks_tables(error: SQLAlchemyError) -> bool:

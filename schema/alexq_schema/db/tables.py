@@ -58,6 +58,9 @@ class Worker(Base):
     last_seen_at: Mapped[datetime]
     """Renewed while the worker's pipeline makes progress."""
     stopped_at: Mapped[datetime | None]
+    unhealthy_at: Mapped[datetime | None]
+    """When the worker found itself unable to get on; it ends right after."""
+    unhealthy_reason: Mapped[str | None] = mapped_column(String(255))
 
 
 class Job(Base):
@@ -83,8 +86,13 @@ class Job(Base):
     errors: Mapped[int]
     """Attempts that ended in an error of ours."""
     crashes: Mapped[int]
-    """Worker processes that died while they held this job."""
+    """Processes that died while they held this job."""
     worker_id: Mapped[UUID | None] = mapped_column(ForeignKey("workers.id"))
+    """Who holds it, or held it last."""
+    retry_at: Mapped[datetime | None]
+    """After an error of ours: not before this."""
+    expires_at: Mapped[datetime | None]
+    """The deadline: still queued then, the job expires."""
 
     created_at: Mapped[datetime]
     published_at: Mapped[datetime | None]
@@ -122,4 +130,68 @@ class Job(Base):
             sqlite_where=text("state = 'running'"),
             postgresql_where=text("state = 'running'"),
         ),
+        Index(
+            "ix_jobs_expiring",
+            "expires_at",
+            sqlite_where=text("state = 'queued' AND expires_at IS NOT NULL"),
+            postgresql_where=text("state = 'queued' AND expires_at IS NOT NULL"),
+        ),
+        Index("ix_jobs_image", "image_key"),
     )
+
+
+class JobEvent(Base):
+    """What happened to a job besides the one way that succeeds: its history, and who meddled."""
+
+    __tablename__ = "job_events"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(16))
+    """``errored``, ``crashed`` or ``redriven``."""
+    attempt: Mapped[int]
+    worker_id: Mapped[UUID | None]
+    code: Mapped[str | None] = mapped_column(String(64))
+    """The error's code; of a redriven job, the one it was dead of."""
+    detail: Mapped[str | None] = mapped_column(Text)
+    actor: Mapped[str | None] = mapped_column(String(255))
+    """The person or program that redrove it."""
+
+    __table_args__ = (Index("ix_job_events_job", "job_id"),)
+
+
+class RefusedMessage(Base):
+    """A message from which no job could be made: unknown task, version, shape or encoding."""
+
+    __tablename__ = "refused_messages"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    task: Mapped[str] = mapped_column(String(255))
+    message_id: Mapped[str] = mapped_column(String(255))
+    code: Mapped[str] = mapped_column(String(64))
+    detail: Mapped[str] = mapped_column(Text)
+
+
+class Sweeper(Base):
+    """One row: who sweeps now, and since when Redis has kept what it was told."""
+
+    __tablename__ = "sweeper"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    holder: Mapped[UUID | None]
+    held_until: Mapped[datetime | None]
+    queue_epoch: Mapped[str | None] = mapped_column(String(36))
+    """What Redis holds under ``alexq:queue:epoch`` for as long as its data lasts."""
+    queue_epoch_began_at: Mapped[datetime | None]
+    """Messages published before this are lost; None before the first loss."""
+
+
+class SchemaCompatibility(Base):
+    """One row: the oldest release, by the revision it was written for, that may work on this schema."""
+
+    __tablename__ = "schema_compatibility"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    oldest_revision: Mapped[str] = mapped_column(String(32))

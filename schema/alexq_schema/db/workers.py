@@ -66,12 +66,22 @@ def leave(connection: Connection, worker_id: UUID) -> None:
     connection.execute(update(Worker).where(Worker.id == worker_id).values(stopped_at=db_now()))
 
 
+def fall_ill(connection: Connection, worker_id: UUID, reason: str) -> None:
+    """Note that this worker cannot get on and is about to end: its jobs return to the queue at once."""
+    statement = update(Worker).where(Worker.id == worker_id)
+    connection.execute(statement.values(unhealthy_at=db_now(), unhealthy_reason=reason[:255]))
+
+
 def alive(connection: Connection, silent_after_s: float) -> list[WorkerRow]:
     """Return the workers that showed progress within ``silent_after_s``, oldest first."""
     statement = (
         select(Worker.id, Worker.host, Worker.pid, Worker.device, ModelVersion.name, ModelVersion.version)
         .join(ModelVersion)
-        .where(Worker.stopped_at.is_(None), Worker.last_seen_at >= db_now(-silent_after_s))
+        .where(
+            Worker.stopped_at.is_(None),
+            Worker.unhealthy_at.is_(None),
+            Worker.last_seen_at >= db_now(-silent_after_s),
+        )
         .order_by(Worker.id)
     )
     rows = connection.execute(statement)

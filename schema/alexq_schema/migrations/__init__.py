@@ -8,8 +8,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
+from sqlalchemy import select
 
 from alexq_schema.db.session import Database
+from alexq_schema.db.tables import SchemaCompatibility
 from alexq_schema.errors import MigrationError
 
 
@@ -50,7 +52,8 @@ def upgrade(database_url: str) -> None:
     level = current(database_url)
     if level is not None and level not in {s.revision for s in _scripts()}:
         raise MigrationError(
-            f"the database is at revision {level}, which this release does not know: upgrade alexq"
+            f"the database is at revision {level}, which this release does not know, and alexq does not "
+            "downgrade a database (columns in use would be lost): upgrade alexq"
         )
     database = Database(database_url)
     try:
@@ -62,18 +65,39 @@ def upgrade(database_url: str) -> None:
         database.close()
 
 
-def require_head(database_url: str) -> None:
-    """Check that the database has this release's schema.
+def require_usable(database_url: str) -> None:
+    """Check that this release may work on the database: its own schema, or a newer one that only added.
+
+    A change is made in three steps, so that nothing stops: the newer release's ``alexq migrate`` adds what
+    it needs (expand) and processes of this release go on; they are replaced; a later release's migration
+    removes what nobody reads (contract) and notes the oldest revision that may still work.
 
     Raises:
         DatabaseUnavailableError: it does not answer.
-        MigrationError: it has another; says what to do.
+        MigrationError: it is older, or too new; says what to do.
     """
     level = current(database_url)
-    if level != head():
+    if level == head():
+        return
+    if level is not None and level not in {script.revision for script in _scripts()}:
+        if _oldest_usable(database_url) <= head():
+            return
         raise MigrationError(
-            f"the database is at revision {level or 'none'}, this release needs {head()}: run `alexq migrate`"
+            f"the database is at revision {level}, too new for this release, which needs {head()}: "
+            "upgrade alexq"
         )
+    raise MigrationError(
+        f"the database is at revision {level or 'none'}, this release needs {head()}: run `alexq migrate`"
+    )
+
+
+def _oldest_usable(database_url: str) -> str:
+    database = Database(database_url)
+    try:
+        with database.read() as connection:
+            return connection.execute(select(SchemaCompatibility.oldest_revision)).scalar_one()
+    finally:
+        database.close()
 
 
 def _scripts() -> list[Script]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alexq_schema.errors import DatabaseUnavailableError, ImageCorruptError, ImageNotFoundError
+from alexq_schema.errors import (
+    DatabaseFullError,
+    DatabaseUnavailableError,
+    ImageCorruptError,
+    ImageNotFoundError,
+)
 from alexq_schema.ids import new_id
-from alexq_schema.job import Job
-from alexq_schema.work import Claim, Errored, Failed, Outcome, Succeeded
+from alexq_schema.job import Job, Prediction
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, Succeeded
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pipeline.ports import Pixels
@@ -34,20 +39,33 @@ class MemoryTable:
 
     def __init__(self) -> None:
         self.queued: dict[UUID, str] = {}
+        self.crashes: dict[UUID, int] = {}
         self.outcomes: dict[UUID, Outcome] = {}
         self.released: list[UUID] = []
         self.calls: list[str] = []
         self.outages = 0
 
-    def queue(self, count: int, image: str = "7") -> list[UUID]:
+    def queue(self, count: int, image: str = "7", crashes: int = 0) -> list[UUID]:
         job_ids = [new_id() for _ in range(count)]
         self.queued.update(dict.fromkeys(job_ids, image))
+        self.crashes.update(dict.fromkeys(job_ids, crashes))
         return job_ids
 
     def claim(self, job_ids: Sequence[UUID]) -> list[Claim]:
         self._answer("claim")
         taken = [job_id for job_id in job_ids if job_id in self.queued]
-        return [Claim(job_id, 1, None, "task", "source", self.queued.pop(job_id)) for job_id in taken]
+        return [
+            Claim(
+                job_id,
+                attempt=1,
+                submission_id=None,
+                task="task",
+                source="source",
+                image_key=self.queued.pop(job_id),
+                crashes=self.crashes.get(job_id, 0),
+            )
+            for job_id in taken
+        ]
 
     def commit(self, outcomes: Sequence[Outcome]) -> Committed:
         self._answer("commit")
@@ -116,6 +134,13 @@ class GreyEngine:
         self.may_go = threading.Event()
         self.may_go.set()
         self.fails = False
+        self.cannot = -1  # a grey value
+        self.checks = 0
+
+    def check(self) -> None:
+        self.checks += 1
+        if self.fails:
+            raise RuntimeError("out of order, whatever the image")
 
     def new_batch(self) -> Pixels:
         return np.zeros((MAX_BATCH, 2, 2, 3), np.uint8)
@@ -124,9 +149,32 @@ class GreyEngine:
         self.sizes.append(len(images))
         values = images[:, :1, 0, 0].astype(np.int64)
         assert self.may_go.wait(10)
-        if self.fails:
+        if self.fails or self.cannot in values:
             raise RuntimeError("out of order")
         return Top(values, np.ones(values.shape, np.float32))
+
+
+class Child:
+    """Stands for the child process; may be held, as a slow job would hold it."""
+
+    def __init__(self) -> None:
+        self.ran: list[Claim] = []
+        self.is_stopped = threading.Event()
+        self.may_go = threading.Event()
+        self.may_go.set()
+
+    def classify(self, claim: Claim) -> Outcome:
+        self.ran.append(claim)
+        while not self.may_go.wait(0.01):
+            if self.is_stopped.is_set():
+                return Errored(claim, "engine_failed", "the worker is stopping")
+        if claim.image_key == "poison":
+            return Crashed(claim, "SIGSEGV")
+        prediction = Prediction(rank=1, index=int(claim.image_key), label="grey", probability=1.0)
+        return Succeeded(claim, (prediction,), 0.0, 0.0, 1)
+
+    def stop(self) -> None:
+        self.is_stopped.set()
 
 
 class Rig:
@@ -134,6 +182,7 @@ class Rig:
         self.table = MemoryTable()
         self.decoder = GreyDecoder()
         self.engine = GreyEngine()
+        self.isolation = Child()
         self.reports: list[CommitReport] = []
         self.room = threading.Event()
         self.fatal: list[Exception] = []
@@ -142,6 +191,7 @@ class Rig:
             images=Images(),
             decoder=self.decoder,
             engine=self.engine,
+            isolation=self.isolation,
             max_batch=MAX_BATCH,
             decode_threads=2,
             on_committed=self.reports.append,
@@ -224,13 +274,67 @@ def test_one_bad_image_costs_one_job(rig: Rig, image: str, kind: type, code: str
     assert [report.failed for report in rig.reports if report.failed] == [{code: 1}]
 
 
-def test_a_batch_that_the_model_fails_on_is_ours_to_answer_for(rig: Rig) -> None:
+def test_a_batch_that_the_model_fails_on_is_bisected_until_the_culprit_is_alone(rig: Rig) -> None:
+    rig.engine.may_go.clear()
+    first = rig.pipeline.submit(rig.table.queue(1))
+    eventually(lambda: rig.engine.sizes == [1])
+    rig.engine.cannot = 13
+    good = rig.table.queue(MAX_BATCH - 1)
+    [culprit] = rig.table.queue(1, "13")
+    batch = rig.pipeline.submit([*good[:3], culprit, *good[3:]])
+    eventually(lambda: len(rig.pipeline._assembly._open.items) == MAX_BATCH)
+    rig.engine.may_go.set()
+    first.result(10)
+    batch.result(10)
+
+    outcome = rig.table.outcomes[culprit]
+    assert isinstance(outcome, Errored)
+    assert (outcome.code, outcome.is_retryable) == ("engine_failed", True)
+    assert all(isinstance(rig.table.outcomes[job_id], Succeeded) for job_id in good)
+    assert len(rig.engine.sizes) - 1 == 7  # 8, then the halves of 8, 4 and 2
+    assert rig.engine.checks == 1
+
+
+def test_a_device_that_fails_on_everything_ends_the_process_and_blames_no_image() -> None:
+    rig = Rig()
+    rig.pipeline.start()
     rig.engine.fails = True
-    job_ids = rig.table.queue(3)
 
-    rig.pipeline.submit(job_ids).result(10)
+    rig.pipeline.submit(rig.table.queue(3))
 
-    assert {type(rig.table.outcomes[job_id]) for job_id in job_ids} == {Errored}
+    eventually(lambda: rig.fatal)
+    assert "whatever the image" in str(rig.fatal[0])
+    assert rig.table.outcomes == {}
+
+
+def test_a_suspect_runs_alone_and_its_batch_mates_do_not_wait(rig: Rig) -> None:
+    rig.isolation.may_go.clear()
+    [suspect] = rig.table.queue(1, "5", crashes=1)
+    [poison] = rig.table.queue(1, "poison", crashes=2)
+    good = rig.table.queue(5)
+    future = rig.pipeline.submit([suspect, poison, *good])
+
+    eventually(lambda: all(job_id in rig.table.outcomes for job_id in good))
+    rig.isolation.may_go.set()
+    future.result(10)
+
+    assert isinstance(rig.table.outcomes[suspect], Succeeded)
+    assert rig.table.outcomes[poison] == Crashed(rig.isolation.ran[1], "SIGSEGV")
+    assert [claim.job_id for claim in rig.isolation.ran] == [suspect, poison]
+    assert sum(rig.engine.sizes) == len(good)
+
+
+def test_stopping_ends_the_child_and_gives_suspects_back_untouched(rig: Rig) -> None:
+    rig.isolation.may_go.clear()
+    suspects = rig.table.queue(3, "5", crashes=1)
+    future = rig.pipeline.submit(suspects)
+    eventually(lambda: rig.isolation.ran)
+
+    assert rig.pipeline.stop(10)
+
+    assert future.result(10).given_back == 3
+    assert sorted(rig.table.released) == sorted(suspects)
+    assert rig.table.outcomes == {}
 
 
 def test_ids_that_are_not_to_be_done_are_answered_at_once(rig: Rig) -> None:
@@ -339,12 +443,61 @@ def test_a_stage_that_breaks_ends_the_process() -> None:
 
 
 def test_a_stall_is_time_without_progress_while_there_is_work(rig: Rig) -> None:
-    assert rig.pipeline.stalled_s() == 0
+    assert rig.pipeline.stalled() == (0, "nothing")
     rig.engine.may_go.clear()
     future = rig.pipeline.submit(rig.table.queue(1))
 
-    eventually(lambda: rig.pipeline.stalled_s() > 0.05)
+    eventually(lambda: rig.pipeline.stalled()[0] > 0.05)
+    assert not rig.pipeline.is_idle
 
     rig.engine.may_go.set()
     future.result(10)
-    assert eventually(lambda: rig.pipeline.stalled_s() == 0)
+    assert eventually(lambda: rig.pipeline.stalled()[0] == 0)
+    assert rig.pipeline.is_idle
+
+
+def test_one_hung_decoder_is_a_stall_though_the_others_get_on(rig: Rig) -> None:
+    rig.decoder.may_go.clear()
+    [stuck] = rig.table.queue(1, "1")
+    waiting = rig.pipeline.submit([stuck])
+    eventually(lambda: rig.pipeline.stalled()[1].startswith("decoding image 1"))
+    rig.decoder.decode = lambda data: Grey(int(data))  # type: ignore[method-assign]
+    for _ in range(3):
+        rig.pipeline.submit(rig.table.queue(2)).result(10)
+
+    assert f"of job {stuck}" in rig.pipeline.stalled()[1]
+
+    rig.decoder.may_go.set()
+    waiting.result(10)
+
+
+def test_an_outage_is_no_stall_but_a_full_disk_is(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexq_worker.pipeline.flow.RETRY_S", 0.01)
+    for error, is_stall in ((DatabaseUnavailableError("down"), False), (DatabaseFullError("no space"), True)):
+        is_down = threading.Event()
+        is_down.set()
+        calls: list[int] = []
+        commit = rig.table.commit
+
+        def fails(
+            outcomes: Sequence[Outcome],
+            error: Exception = error,
+            is_down: threading.Event = is_down,
+            calls: list[int] = calls,
+            commit: Callable[[Sequence[Outcome]], Committed] = commit,
+        ) -> Committed:
+            calls.append(1)
+            if is_down.is_set():
+                raise error
+            return commit(outcomes)
+
+        rig.table.commit = fails  # type: ignore[method-assign]
+        future = rig.pipeline.submit(rig.table.queue(2))
+        eventually(lambda calls=calls: len(calls) > 20)
+
+        seconds, what = rig.pipeline.stalled()
+        assert (seconds > 0.1) is is_stall
+        assert ("no space" in what) is is_stall
+        is_down.clear()
+        future.result(10)
+        rig.table.commit = commit  # type: ignore[method-assign]

@@ -5,7 +5,7 @@ One thread owns an engine: the one that loads, warms up and calls it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
@@ -131,8 +131,20 @@ class Engine:
             ModelInvalidError: the outputs have the wrong shape, are not finite or do not sum to 1.
             EngineError: the device failed, or has too little memory for ``max_batch``.
         """
+        self._try_out(sorted({1, self.max_batch}))
+        self._is_warm = True
+
+    def check(self) -> None:
+        """Classify one image that is known to be good, and check what comes out.
+
+        Raises:
+            ModelInvalidError, EngineError: as :meth:`warm_up`: the device does not work any more.
+        """
+        self._try_out([1])
+
+    def _try_out(self, sizes: Iterable[int]) -> None:
         noise = np.random.default_rng(0)
-        for size in sorted({1, self.max_batch}):
+        for size in sizes:
             images = noise.integers(0, 256, (size, self._side, self._side, 3), dtype=np.uint8)
             with self._inference(size):
                 rows = self._probabilities(torch.from_numpy(images)).cpu()
@@ -146,7 +158,6 @@ class Engine:
                     f"model {self._ref}: its outputs are not probabilities (not finite, or rows that do not "
                     "sum to 1): the weights are unusable"
                 )
-        self._is_warm = True
 
     def classify(self, images: NDArray[np.uint8]) -> TopK:
         """Return the best classes of every image, in input order.

@@ -20,11 +20,13 @@ class Claimer:
         table: JobTable,
         tickets: queue.SimpleQueue[Ticket | None],
         items: queue.Queue[Item | None],
+        suspects: queue.SimpleQueue[Item | None],
     ) -> None:
         self._flow = flow
         self._table = table
         self._tickets = tickets
         self._items = items
+        self._suspects = suspects
 
     def run(self) -> None:
         """Claim until draining begins; then give back what was not claimed."""
@@ -63,4 +65,4 @@ class Claimer:
             ticket.start(claimed[id(ticket)])
             self._flow.leave(len(ticket.job_ids) - claimed[id(ticket)])
         for item in items:
-            self._items.put(item)
+            (self._suspects if item.claim.crashes else self._items).put(item)

@@ -7,7 +7,7 @@ import queue
 from contextlib import suppress
 
 from alexq_schema.errors import AlexqError, FailedError, ImageError, ImageLostError, ImageNotFoundError
-from alexq_schema.work import Errored, Failed, Outcome
+from alexq_schema.work import Claim, Errored, Failed, Outcome
 from alexq_worker.pipeline.assembly import Assembly
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.ports import Decoder, ImageLoader, JobTable, Picture
@@ -40,53 +40,50 @@ class DecodeStage:
         """Decode until told to end; once draining began, release what is not decoded."""
         while (item := self._items.get()) is not None:
             if self._flow.draining.is_set():
-                self._release([item, *self._waiting()])
+                self._flow.release(self._table, [item, *self._waiting()])
                 continue
             started = self._flow.clock()
-            picture = self._decode(item.claim.image_key)
+            with self._flow.step(f"decoding image {item.claim.image_key} of job {item.claim.job_id}"):
+                picture = load_picture(self._images, self._decoder, item.claim.image_key)
             item.decode_s = self._flow.clock() - started
             if isinstance(picture, AlexqError):
-                self._finished.put(Ended(item, _outcome(item, picture)))
+                self._finished.put(Ended(item, outcome_of(item.claim, picture)))
             else:
                 self._assembly.add(item, picture)
 
-    def _decode(self, image_key: str) -> Picture | AlexqError:
-        """Return the picture, or why there is none."""
-        try:
-            data = self._images.get(image_key)
-        except ImageNotFoundError as error:
-            return ImageLostError(f"the store lost an accepted image: {error}")
-        except AlexqError as error:
-            return error
-        try:
-            return self._decoder.decode(data)
-        except ImageError as error:
-            return error
-        except Exception as error:
-            log.exception("decoding image %s failed in a way that has no name", image_key)
-            return FailedError(f"decoding failed: {type(error).__name__}: {error}")
-
     def _waiting(self) -> list[Item]:
-        waiting: list[Item] = []
+        found: list[Item] = []
         with suppress(queue.Empty):
             while True:
                 item = self._items.get_nowait()
                 if item is None:  # another thread's end
                     self._items.put(None)
-                    return waiting
-                waiting.append(item)
-        return waiting
-
-    def _release(self, items: list[Item]) -> None:
-        self._flow.until_answered(
-            "release", lambda: self._table.release([item.claim for item in items]), even_draining=True
-        )
-        for item in items:
-            item.ticket.give_back()
-        self._flow.let_go(items)
+                    return found
+                found.append(item)
+        return found
 
 
-def _outcome(item: Item, error: AlexqError) -> Outcome:
+def load_picture(images: ImageLoader, decoder: Decoder, image_key: str) -> Picture | AlexqError:
+    """Return the picture of a stored image, or why there is none; raises nothing."""
+    try:
+        data = images.get(image_key)
+    except ImageNotFoundError as error:
+        return ImageLostError(f"the store lost an accepted image: {error}")
+    except AlexqError as error:
+        return error
+    try:
+        return decoder.decode(data)
+    except ImageError as error:
+        return error
+    except MemoryError:
+        return FailedError(f"decoding image {image_key} took more memory than there is")
+    except Exception as error:
+        log.exception("decoding image %s failed in a way that has no name", image_key)
+        return FailedError(f"decoding failed: {type(error).__name__}: {error}")
+
+
+def outcome_of(claim: Claim, error: AlexqError) -> Outcome:
+    """Return what an image that gave no picture means for its job: the input's fault, or ours."""
     if isinstance(error, ImageError):
-        return Failed(item.claim, error.code, error.detail)
-    return Errored(item.claim, error.code, error.detail)
+        return Failed(claim, error.code, error.detail)
+    return Errored(claim, error.code, error.detail, error.is_retryable)

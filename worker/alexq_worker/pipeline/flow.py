@@ -6,14 +6,15 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
-from alexq_schema.errors import UnavailableError
+from alexq_schema.errors import DatabaseFullError, UnavailableError
 from alexq_schema.work import Claim, Outcome
-from alexq_worker.pipeline.ports import TopK
+from alexq_worker.pipeline.ports import JobTable, TopK
 from alexq_worker.pipeline.ticket import Ticket
 
 RETRY_S = 1.0
@@ -63,6 +64,9 @@ class Flow:
         self.clock = clock
         self.lock = threading.RLock()  # reentrant: a signal handler may drain
         self.in_flight = 0
+        self.accepted = 0
+        self._waits = 0  # for other processes, now
+        self._steps: dict[object, tuple[float, str]] = {}  # what is being done, and since when
         self.held: set[UUID] = set()  # claimed and not yet left; the claimer adds, any stage discards
         self.draining = threading.Event()
         self._on_room = on_room
@@ -80,12 +84,21 @@ class Flow:
             if self.in_flight == 0:
                 self._progress_at = self.clock()
             self.in_flight += count
+            self.accepted += count
 
     def let_go(self, items: Sequence[Item]) -> None:
         """Note that these jobs are settled."""
         with self.lock:
             self.held.difference_update(item.claim.job_id for item in items)
         self.leave(len(items))
+
+    def release(self, table: JobTable, items: Sequence[Item]) -> None:
+        """Give claimed jobs back: their rows to the queue, untouched, and their messages to the broker."""
+        claims = [item.claim for item in items]
+        self.until_answered("release", lambda: table.release(claims), even_draining=True)
+        for item in items:
+            item.ticket.give_back()
+        self.let_go(items)
 
     def leave(self, count: int) -> None:
         """Note that ``count`` ids are no longer in flight."""
@@ -97,10 +110,36 @@ class Flow:
         if is_room_new:
             self._on_room()
 
-    def stalled_s(self) -> float:
-        """Return for how long ids have been in flight without one of them leaving, in seconds."""
+    @property
+    def is_idle(self) -> bool:
+        """Return whether nothing is in flight or asked for, and more would be taken."""
+        return self.in_flight == 0 and self._waits == 0 and not self.draining.is_set()
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Note that something is done that must not take long."""
+        token = object()
         with self.lock:
-            return self.clock() - self._progress_at if self.in_flight else 0.0
+            self._steps[token] = (self.clock(), what)
+        try:
+            yield
+        finally:
+            with self.lock:
+                del self._steps[token]
+
+    def stalled(self) -> tuple[float, str]:
+        """Return what has not got on for longest: for how many seconds, and what, in words.
+
+        Time spent waiting for the database does not count: it is not this process that hangs.
+        """
+        with self.lock:
+            since = list(self._steps.values())
+            if not since and self.in_flight and not self._waits:
+                since.append((self._progress_at, f"{self.in_flight} jobs in flight"))
+            if not since:
+                return 0.0, "nothing"
+            started, what = min(since)
+            return self.clock() - started, what
 
     def until_answered(self, what: str, call: Callable[[], Answer], *, even_draining: bool) -> Answer | None:
         """Return what ``call`` returns, trying again while a service does not answer.
@@ -108,15 +147,35 @@ class Flow:
         Returns:
             None when draining began first and ``even_draining`` is false.
         """
-        while True:
-            try:
-                return call()
-            except UnavailableError as error:
-                self._warn(what, error)
-                if even_draining:
-                    time.sleep(RETRY_S)
-                elif self.draining.wait(RETRY_S):
-                    return None
+        with ExitStack() as steps:
+            is_stuck = False
+            while True:
+                try:
+                    with self.waiting():
+                        return call()
+                except UnavailableError as error:
+                    self._warn(what, error)
+                    # An outage is waited out. A full disk may be this host's own: its supervisor must know.
+                    if isinstance(error, DatabaseFullError) and not is_stuck:
+                        is_stuck = True
+                        steps.enter_context(self.step(f"{what}: {error}"))
+                    with self.waiting():
+                        if even_draining:
+                            time.sleep(RETRY_S)
+                        elif self.draining.wait(RETRY_S):
+                            return None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Note that another process is waited for, under limits of its own: its time is not a stall's."""
+        with self.lock:
+            self._waits += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._waits -= 1
+                self._progress_at = self.clock()
 
     def _warn(self, what: str, error: UnavailableError) -> None:
         with self.lock:

@@ -9,7 +9,7 @@ from alexq_schema.errors import EngineError
 from alexq_schema.work import Errored
 from alexq_worker.pipeline.assembly import Assembly
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
-from alexq_worker.pipeline.ports import Engine
+from alexq_worker.pipeline.ports import Engine, Pixels
 
 log = logging.getLogger("alexq.pipeline")
 
@@ -30,17 +30,30 @@ class ForwardStage:
         self._finished = finished
 
     def run(self) -> None:
-        """Classify until there is nothing left, then tell the committer so."""
+        """Classify until there is nothing left, then tell the committer so.
+
+        Raises:
+            EngineError: the device does not work any more, whatever the input; the process must end.
+        """
         while (batch := self._assembly.seal()) is not None:
-            items = batch.items
-            started = self._flow.clock()
-            try:
-                top = self._engine.classify(batch.pixels)
-            except Exception as error:
-                log.exception("the model failed on a batch of %d", len(items))
-                for item in items:
-                    self._finished.put(Ended(item, Errored(item.claim, EngineError.code, str(error))))
-            else:
-                self._finished.put(Forwarded(items, top, self._flow.clock() - started))
+            with self._flow.step(f"the device with a batch of {len(batch.items)}"):
+                parts = self._classify(batch.items, batch.pixels)
+            for part in parts:
+                self._finished.put(part)
             self._assembly.recycle(batch)
         self._finished.put(None)
+
+    def _classify(self, items: list[Item], pixels: Pixels) -> list[Forwarded | Ended]:
+        """Return what became of a batch; one that fails is bisected until the culprits are alone."""
+        started = self._flow.clock()
+        try:
+            top = self._engine.classify(pixels)
+        except Exception as error:
+            log.exception("the model failed on a batch of %d", len(items))
+            if len(items) == 1:
+                self._engine.check()  # before an image is blamed: a device that broke fails on everything
+                [item] = items
+                return [Ended(item, Errored(item.claim, EngineError.code, str(error)))]
+            half = len(items) // 2
+            return self._classify(items[:half], pixels[:half]) + self._classify(items[half:], pixels[half:])
+        return [Forwarded(items, top, self._flow.clock() - started)]

@@ -1,7 +1,8 @@
-"""The pipeline: one claimer, a decode thread per core, one engine thread, one committer.
+"""The pipeline: one claimer, a decode thread per core, one engine thread, one isolator, one committer.
 
     submit ─▶ Claimer ─▶ items ─▶ DecodeStage ─▶ Assembly ─▶ ForwardStage ─▶ finished ─▶ CommitStage
-             1 UPDATE             a thread/core   2 buffers    the device                1 transaction
+             1 UPDATE │           a thread/core   2 buffers    the device                1 transaction
+                      └─▶ suspects ─▶ IsolateStage (a child process, one at a time) ──▶ finished
 
 An item is in one stage's hands at a time. The outside stops handing in messages while ``has_room`` is
 false; that bounds what waits before the claimer, and the queues after it are bounded. A stage that
@@ -24,7 +25,8 @@ from alexq_worker.pipeline.commit import CommitStage, OnCommitted
 from alexq_worker.pipeline.decode import DecodeStage
 from alexq_worker.pipeline.flow import Answer, Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.forward import ForwardStage
-from alexq_worker.pipeline.ports import Decoder, Engine, ImageLoader, JobTable
+from alexq_worker.pipeline.isolate import IsolateStage
+from alexq_worker.pipeline.ports import Decoder, Engine, ImageLoader, Isolation, JobTable
 from alexq_worker.pipeline.ticket import Summary, Ticket
 
 BATCHES_IN_FLIGHT = 3
@@ -41,6 +43,7 @@ class Pipeline:
         images: ImageLoader,
         decoder: Decoder,
         engine: Engine,
+        isolation: Isolation,
         max_batch: int,
         decode_threads: int,
         on_committed: OnCommitted,
@@ -59,13 +62,18 @@ class Pipeline:
         self._on_fatal = on_fatal
         self._assembly: Assembly[Item] = Assembly(engine.new_batch)
         self._tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._isolation = isolation
+        self._suspects: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._items: queue.Queue[Item | None] = queue.Queue(self._flow.capacity)
         finished: queue.Queue[Forwarded | Ended | None] = queue.Queue(self._flow.capacity)
         decode = DecodeStage(self._flow, table, images, decoder, self._items, self._assembly, finished)
         self._claimer = self._thread(
-            "alexq-claim", Claimer(self._flow, table, self._tickets, self._items).run
+            "alexq-claim", Claimer(self._flow, table, self._tickets, self._items, self._suspects).run
         )
         self._decoders = [self._thread(f"alexq-decode-{n}", decode.run) for n in range(decode_threads)]
+        self._isolator = self._thread(
+            "alexq-isolate", IsolateStage(self._flow, table, isolation, self._suspects, finished).run
+        )
         self._device = self._thread(
             "alexq-engine", ForwardStage(self._flow, engine, self._assembly, finished).run
         )
@@ -86,7 +94,14 @@ class Pipeline:
     def start(self) -> None:
         """Start the threads."""
         if self._claimer.ident is None:
-            for thread in (self._committer, self._device, *self._decoders, self._claimer, self._stopper):
+            for thread in (
+                self._committer,
+                self._device,
+                *self._decoders,
+                self._isolator,
+                self._claimer,
+                self._stopper,
+            ):
                 thread.start()
 
     def submit(self, job_ids: Sequence[UUID]) -> Future[Summary]:
@@ -123,9 +138,19 @@ class Pipeline:
         """Return whether :meth:`drain` was called."""
         return self._flow.draining.is_set()
 
-    def stalled_s(self) -> float:
-        """Return for how long jobs have been in flight without one of them getting done, in seconds."""
-        return self._flow.stalled_s()
+    @property
+    def accepted(self) -> int:
+        """Job ids handed in so far."""
+        return self._flow.accepted
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether nothing is in flight or asked of a service, and more would be taken."""
+        return self._flow.is_idle
+
+    def stalled(self) -> tuple[float, str]:
+        """Return what has not got on for longest: for how many seconds, and what, in words."""
+        return self._flow.stalled()
 
     def drain(self) -> None:
         """Begin to stop, without waiting: finish what is decoded, give back the rest. Signal-safe."""
@@ -143,10 +168,13 @@ class Pipeline:
 
     def _end_stages_in_order(self) -> None:
         self._claimer.join()
+        self._isolation.stop()
+        self._suspects.put(None)
         for _ in self._decoders:
             self._items.put(None)
         for thread in self._decoders:
             thread.join()
+        self._isolator.join()
         self._assembly.close()
         self._device.join()
         self._committer.join()

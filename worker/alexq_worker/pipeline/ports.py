@@ -94,4 +94,20 @@ class Engine(Protocol):
         """Return uint8[max_batch, crop, crop, 3] host memory that the device reads fast."""
 
     def classify(self, images: Pixels) -> TopK:
-        """Classify uint8[B, crop, crop, 3], 1 <= B <= max_batch."""
+        """Classify uint8[B, crop, crop, 3], 1 <= B <= max_batch; any exception fails the whole batch."""
+
+    def check(self) -> None:
+        """Raise unless the device still classifies an image that is known to be good."""
+
+
+class Isolation(Protocol):
+    """Runs suspects, one at a time, where they can do no harm; one thread calls it."""
+
+    def classify(self, claim: Claim) -> Outcome:
+        """Return what became of a job that ran alone in a child process; never raises for its sake.
+
+        Crashed when the child died or broke a limit.
+        """
+
+    def stop(self) -> None:
+        """End the child, if there is one. May be called from any thread, and twice."""

@@ -1,0 +1,109 @@
+"""Expand, deploy, contract: the release before this one goes on beside it, on this release's schema."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from alexq.stack.environment import environment
+from alexq_producer import Producer
+from alexq_schema import migrations
+from alexq_schema.job import JobState
+from alexq_schema.settings import Settings
+from tests.helpers.eventually import eventually
+from tests.helpers.photos import encode, photo_crops
+from tests.helpers.postgres import PostgresServer
+from tests.helpers.processes import WorkerProcess
+
+PREVIOUS_RELEASE = "3b43bfe"
+"""The commit of the last release with the schema before this one's (revision 0001)."""
+
+ROOT = Path(__file__).parents[2]
+MIGRATE = "import sys; from alexq_schema import migrations; migrations.upgrade(sys.argv[1])"
+SUBMIT = """
+import sys
+from pathlib import Path
+from alexq_producer import Producer
+with Producer() as producer:
+    print(producer.submit([Path(sys.argv[1]).read_bytes()] * int(sys.argv[2])).id)
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database: the previous release makes the tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'alexq.db'}"
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        with server.database() as url:
+            yield url
+
+
+@pytest.fixture
+def previous(tmp_path: Path) -> dict[str, str]:
+    """The environment in which Python imports the previous release."""
+    source = tmp_path / "previous"
+    source.mkdir()
+    archive = subprocess.run(
+        ["git", "-C", ROOT, "archive", PREVIOUS_RELEASE], capture_output=True, check=False
+    )
+    if archive.returncode != 0:
+        pytest.skip(f"this clone has no commit {PREVIOUS_RELEASE}: fetch the whole history")
+    subprocess.run(["tar", "-x", "-C", source], input=archive.stdout, check=True)
+    rooms = [source / room for room in (".", "schema", "producer", "worker", "monitor")]
+    return {"PYTHONPATH": os.pathsep.join(map(str, rooms))}
+
+
+def run(code: str, *arguments: str, env: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=env,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_worker_of_the_previous_release_finishes_its_jobs_beside_a_new_one(
+    previous: dict[str, str],
+    settings: Settings,
+    producer: Producer,
+    start_worker: Callable[..., WorkerProcess],
+    tmp_path: Path,
+) -> None:
+    env = {**environment(settings), **previous}
+    run(MIGRATE, settings.database_url, env=env)
+    assert migrations.current(settings.database_url) == "0001"
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(encode(photo_crops(1)[0], "JPEG"))
+    old = WorkerProcess(settings, tmp_path / "old.log", python=sys.executable, env=previous)
+    try:
+        eventually(lambda: old.lines("ready: alexnet on cpu"), 60)
+        submitted = run(SUBMIT, str(photo), "300", env=env)
+        eventually(lambda: old.lines("batch"), 30)
+
+        migrations.upgrade(settings.database_url)  # expand
+        new = start_worker()  # deploy
+        first = producer.submission(UUID(submitted))
+        second = producer.submit([photo.read_bytes()] * 200)
+
+        jobs = first.wait(timeout_s=60) + second.wait(timeout_s=60)
+        assert {(job.state, job.attempt) for job in jobs} == {(JobState.SUCCEEDED, 1)}
+        assert new.lines("batch")
+        assert old.process.poll() is None
+        assert not [line for line in old.lines("batch") if line["fenced"]]
+        assert old.terminate() == 0
+    finally:
+        old.kill()
+    assert new.terminate() == 0

@@ -1,0 +1,172 @@
+"""The sweeper: looks after what others left. Every worker has one, and one of them sweeps at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from uuid import UUID, uuid4
+
+import redis
+from celery import Celery, states
+from kombu.exceptions import KombuError
+
+from alexq_schema.celery_settings import publish
+from alexq_schema.db import jobs, publishing, queries, retention, sweeper
+from alexq_schema.db.jobs import Ended, Limits
+from alexq_schema.db.session import Database
+from alexq_schema.images import PARTS, ImageStore
+from alexq_schema.job import JobState
+from alexq_schema.names import KEY_QUEUE_EPOCH, QUEUE_CLASSIFY
+from alexq_schema.settings import Settings
+from alexq_worker.lifecycle import Heartbeat, Notifier
+
+SWEEP_EVERY_S = 2.0
+LEASE_S = 30.0
+"""A sweeper that died is replaced after this time."""
+
+SWEEP_LIMIT = 4_096
+"""Rows changed in one transaction, at most."""
+PUBLISH_FOR_S = 10.0
+"""Time that one round spends on publishing; the next goes on."""
+LOST_AFTER_S = 10.0
+"""Age of a queued job's last message at which an empty queue proves the message lost."""
+CLEAN_EVERY_S = 60.0
+"""Pause between two rounds of deleting what retention allows; each looks at one part of the images."""
+
+log = logging.getLogger("alexq.worker")
+
+
+class Sweeper:
+    """Takes back jobs of silent workers, ends late ones, publishes lost ones, deletes old ones."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker_id: UUID,
+        *,
+        database: Database,
+        images: ImageStore,
+        client: redis.Redis,
+        app: Celery,
+        notifier: Notifier,
+        heartbeat: Heartbeat,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._limits = Limits(settings.max_attempts, settings.max_crashes)
+        self._worker_id = worker_id
+        self._database = database
+        self._images = images
+        self._redis = client
+        self._app = app
+        self._notifier = notifier
+        self._heartbeat = heartbeat
+        self._clock = clock
+        self._cleaned_at = clock()
+
+    def sweep(self) -> None:
+        """Do one round, unless another worker is at it. What needs only the database comes first."""
+        with self._database.begin() as connection:
+            if not sweeper.hold(connection, self._worker_id, for_s=LEASE_S):
+                return
+        try:
+            self._return_silent()
+            self._expire()
+            self._clean()
+            self._notice_lost_queue()
+            self._republish()
+        finally:
+            with self._database.begin() as connection:
+                sweeper.let_go(connection, self._worker_id)
+
+    def _return_silent(self) -> None:
+        if not self._heartbeat.may_judge_silence:
+            return
+        with self._database.begin() as connection:
+            returned = jobs.return_silent(
+                connection, silent_after_s=self._settings.silent_after_s, limits=self._limits
+            )
+        if returned:
+            dead = [job for job in returned if job.state is JobState.DEAD]
+            log.warning(
+                "took %d jobs back from workers that fell silent; %d of them are dead",
+                len(returned),
+                len(dead),
+            )
+            self._tell(dead)
+
+    def _expire(self) -> None:
+        with self._database.begin() as connection:
+            expired = jobs.expire(connection, limit=SWEEP_LIMIT)
+        if expired:
+            log.info("%d jobs expired: no worker was free before their deadline", len(expired))
+            self._tell(expired)
+
+    def _tell(self, ended: Sequence[Ended]) -> None:
+        """Tell those who wait, and the Celery clients that no worker will answer any more."""
+        self._notifier.announce((job.submission_id, job.job_id) for job in ended)
+        asked = [job.job_id for job in ended if job.submission_id is None]
+        if asked:
+            with self._database.read() as connection:
+                answers = queries.by_id(connection, asked)
+            for job in answers:
+                self._app.backend.store_result(str(job.job_id), job.model_dump(mode="json"), states.SUCCESS)
+
+    def _clean(self) -> None:
+        if self._clock() - self._cleaned_at < CLEAN_EVERY_S:
+            return
+        self._cleaned_at = self._clock()
+        if self._settings.retain_jobs_s:
+            with self._database.begin() as connection:
+                deleted = retention.delete_old(
+                    connection, older_than_s=self._settings.retain_jobs_s, limit=SWEEP_LIMIT
+                )
+            if deleted:
+                log.info("deleted %d jobs older than ALEXQ_RETAIN_JOBS_S", deleted)
+        part = int(time.time() / CLEAN_EVERY_S) % PARTS
+        gone = self._images.discard_unneeded(part, self._needed)
+        if gone:
+            log.info("deleted %d images that no job needs", gone)
+
+    def _needed(self, keys: Sequence[str]) -> set[str]:
+        with self._database.read() as connection:
+            return retention.needed_images(connection, keys, keep_s=self._settings.retain_images_s or None)
+
+    def _notice_lost_queue(self) -> None:
+        """Begin a new queue epoch when Redis has forgotten the present one, and its messages with it."""
+        told = self._redis.get(KEY_QUEUE_EPOCH)
+        with self._database.read() as connection:
+            known = sweeper.queue_epoch(connection)
+        if isinstance(told, bytes) and told.decode() == known:
+            return
+        epoch = str(uuid4())
+        self._redis.set(KEY_QUEUE_EPOCH, epoch)
+        with self._database.begin() as connection:
+            sweeper.begin_queue_epoch(connection, epoch, is_first=known is None)
+        if known is not None:
+            log.warning("Redis has lost its data: everything that is queued is published again")
+
+    def _republish(self) -> None:
+        # An empty queue with queued rows: their messages are lost, or in the hands of a worker that
+        # will claim them within seconds (a second message then finds nothing to claim).
+        is_queue_empty = self._redis.llen(QUEUE_CLASSIFY) == 0
+        until = self._clock() + PUBLISH_FOR_S
+        is_more_left = True
+        while is_more_left and self._clock() < until:
+            with self._database.begin() as connection:
+                missing = publishing.take_unpublished(
+                    connection, limit=SWEEP_LIMIT, lost_after_s=LOST_AFTER_S if is_queue_empty else None
+                )
+            if missing:
+                self._publish(missing)
+            is_more_left = len(missing) == SWEEP_LIMIT
+
+    def _publish(self, missing: Sequence[tuple[UUID, str]]) -> None:
+        try:
+            publish(self._app, missing)
+        except (KombuError, OSError):
+            with self._database.begin() as connection:
+                publishing.mark_unpublished(connection, [job_id for job_id, _ in missing])
+            raise
+        log.info("published %d jobs whose message was missing", len(missing))

@@ -17,7 +17,7 @@ from alexq_schema.db.tables import Job as JobRow
 from alexq_schema.ids import new_id
 from alexq_schema.job import JobState
 from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS
-from alexq_schema.work import Errored, Failed
+from alexq_schema.work import Crashed, Errored, Failed
 from tests.helpers.system import MODEL, System, success
 
 
@@ -189,17 +189,43 @@ def test_a_silent_workers_jobs_return_and_a_healthy_workers_stay(system: System)
     assert system.states(healthy) == ["running"] * 3
 
 
+def test_a_workers_death_makes_suspects_and_is_charged_to_none_of_them_again(system: System) -> None:
+    job_ids = system.queue(1)
+    for _ in range(5):
+        worker = system.join()
+        [claim] = system.claim(job_ids, worker)
+        system.silence(worker)
+        assert [job.state for job in system.return_silent()] == [JobState.QUEUED]
+    assert (system.get(job_ids[0]).crashes, claim.crashes) == (1, 1)
+
+
 def test_three_crashes_make_a_job_dead(system: System) -> None:
     job_ids = system.queue(1)
-    for state in (JobState.QUEUED, JobState.QUEUED, JobState.DEAD):
-        worker = system.join()
-        system.claim(job_ids, worker)
-        system.silence(worker)
-        assert [job.state for job in system.return_silent()] == [state]
+    system.claim(job_ids)
+    system.silence(system.worker)
+    system.return_silent()
+    for state in (JobState.QUEUED, JobState.DEAD):
+        [claim] = system.claim(job_ids, system.other)
+        system.commit([Crashed(claim, "SIGSEGV")], system.other)
+        assert system.get(job_ids[0]).state is state
 
     job = system.get(job_ids[0])
     assert job.error is not None
     assert job.error.code == "worker_crashed"
+
+
+def test_a_job_that_takes_every_worker_down_with_its_child_is_dead_in_the_end(system: System) -> None:
+    job_ids = system.queue(1)
+    deaths = 0
+    while system.get(job_ids[0]).state is not JobState.DEAD:
+        worker = system.join()
+        system.claim(job_ids, worker)
+        system.silence(worker)
+        system.return_silent()
+        deaths += 1
+
+    assert deaths == jobs.SUSPECT_ATTEMPTS + 1
+    assert system.get(job_ids[0]).crashes == 3
 
 
 def test_a_cancelled_job_is_not_claimed_and_a_running_ones_result_is_discarded(system: System) -> None:

@@ -50,6 +50,9 @@ from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, Succeede
 
 Id = TypeVar("Id", UUID, str)
 
+SUSPECT_ATTEMPTS = 10
+"""Claims after which a worker's death is charged to a suspect too."""
+
 IDS_PER_STATEMENT = 5_000
 """Ids in one IN list, at most: SQLite and PostgreSQL bound the parameters of a statement."""
 
@@ -307,6 +310,10 @@ def release(connection: Connection, claims: Sequence[Claim], *, worker_id: UUID)
 def return_silent(connection: Connection, *, silent_after_s: float, limits: Limits) -> list[Ended]:
     """Take back the jobs of workers that showed no progress for ``silent_after_s``, or that have left.
 
+    Each becomes a suspect: it may be what killed its worker. A suspect runs in a child, so that a
+    worker that dies later is not its fault, and it is not charged again; but not without end
+    (``SUSPECT_ATTEMPTS``), in case it takes child and worker down together.
+
     Returns:
         Each job taken back: queued again, or dead.
     """
@@ -323,12 +330,13 @@ def return_silent(connection: Connection, *, silent_after_s: float, limits: Limi
         .order_by(Job.id)
         .with_for_update(skip_locked=True)
     )
+    charge = case((or_(Job.crashes == 0, Job.attempt >= SUSPECT_ATTEMPTS), 1), else_=0)
     statement = (
         update(Job)
         .where(Job.id.in_(theirs))
         .values(
-            **_back_or_dead(Job.crashes + 1 >= limits.max_crashes),
-            crashes=Job.crashes + 1,
+            **_back_or_dead(Job.crashes + charge >= limits.max_crashes),
+            crashes=Job.crashes + charge,
             error_code=WorkerCrashedError.code,
             error_detail=_FELL_SILENT,
         )

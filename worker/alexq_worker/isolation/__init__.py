@@ -1,0 +1,1 @@
+"""Suspects run alone, in a child process with limits: an image that kills costs only the child."""

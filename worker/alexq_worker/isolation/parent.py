@@ -1,0 +1,190 @@
+"""Runs suspects in a child process, one at a time, and says how each ended.
+
+A job whose process died before may be what killed it. Here it costs a child: at most ``timeout_s``
+of one thread of the worker, and a new child for the next suspect.
+
+Threads: ``classify`` is called by one, which alone reads the pipes and opens and closes them while
+a job runs. It must live as long as the worker: on Linux the kernel kills the child when the thread
+that started it ends. ``stop`` comes from any thread, the idle timer has its own; both only kill, and
+close a child that has no job. ``_lock`` guards which child there is and whether it has a job.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from alexq_schema.errors import EngineError, WorkerCrashedError
+from alexq_schema.job import Prediction
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, Succeeded
+from alexq_worker.isolation.messages import (
+    Answer,
+    Classified,
+    ImageFailed,
+    Job,
+    JobErrored,
+    Ready,
+    Setup,
+)
+from alexq_worker.isolation.process import OUT_OF_MEMORY_DETAIL, ChildProcess
+
+ARGV = (sys.executable, "-m", "alexq_worker.isolation.child")
+"""The child's command line, before the parent's process id."""
+
+TIMEOUT_S = 30.0
+"""For one job."""
+START_TIMEOUT_S = 120.0
+"""For importing torch and loading the model, on a host that may be busy with a worker's own start."""
+IDLE_S = 60.0
+"""After which a child is ended, to free its memory."""
+
+STOPPING = "the worker is stopping"
+
+log = logging.getLogger("alexq.isolation")
+
+
+class IsolatedEngine:
+    """Classifies in a child process; the pipeline's ``Isolation``. Nothing runs before the first suspect."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        labels: Sequence[str],
+        *,
+        timeout_s: float = TIMEOUT_S,
+        start_timeout_s: float = START_TIMEOUT_S,
+        idle_s: float = IDLE_S,
+        argv: Sequence[str] = ARGV,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare to serve ``setup``, whose model version has these ``labels`` in class-index order."""
+        self._setup = setup
+        self._labels = labels
+        self._timeout_s = timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._idle_s = idle_s
+        self._argv = argv
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._child: ChildProcess | None = None
+        self._has_job = False
+        self._is_stopping = False
+        self._idle_timer: threading.Timer | None = None
+
+    def classify(self, claim: Claim) -> Outcome:
+        """Return what became of a job that ran alone.
+
+        Returns:
+            Crashed when the child died of it, broke a limit, or gave an answer that makes no sense;
+            Errored, to be tried again, when no child could be had or :meth:`stop` was called.
+        """
+        try:
+            answer = self._ready_child().ask(
+                Job(job_id=claim.job_id, image_key=claim.image_key, cpu_s=self._timeout_s), self._timeout_s
+            )
+            outcome = self._outcome(claim, answer)
+        except (EngineError, WorkerCrashedError) as error:
+            outcome = self._lost(claim, error)
+        self._rest()
+        return outcome
+
+    def stop(self) -> None:
+        """End the child, if there is one, and start no other; its job becomes Errored."""
+        with self._lock:
+            self._is_stopping = True
+            self._end_child()
+
+    def _ready_child(self) -> ChildProcess:
+        """Return a child that waits for a job, a new one if need be.
+
+        Raises:
+            EngineError: there is none to be had.
+        """
+        with self._lock:
+            self._has_job = True
+            if self._idle_timer:
+                self._idle_timer.cancel()
+            if self._is_stopping:
+                raise EngineError(STOPPING)
+            if self._child and self._child.is_quiet():
+                return self._child
+            if self._child:  # it died, or spoke unasked, since its last job
+                self._child.end()
+                self._child.close()
+            try:
+                child = self._child = ChildProcess(self._argv, self._clock)
+            except OSError as error:
+                raise EngineError(f"cannot start the isolation process {self._argv}: {error}") from error
+        try:
+            answer = child.ask(self._setup, self._start_timeout_s)
+        except WorkerCrashedError as error:
+            raise EngineError(f"the isolation process did not get ready: {error}") from error
+        if not isinstance(answer, Ready):
+            why = answer.detail if isinstance(answer, JobErrored) else f"it said {answer.kind}"
+            raise EngineError(f"the isolation process did not get ready: {why}")
+        return child
+
+    def _outcome(self, claim: Claim, answer: Answer) -> Outcome:
+        """Raise WorkerCrashedError unless this can be the answer to this job."""
+        if isinstance(answer, Ready) or answer.job_id != claim.job_id:
+            raise WorkerCrashedError("the process answered something that it was not asked")
+        if isinstance(answer, ImageFailed):
+            return Failed(claim, answer.code, answer.detail)
+        if isinstance(answer, JobErrored):
+            return Errored(claim, answer.code, answer.detail, answer.is_retryable)
+        return Succeeded(claim, self._predictions(answer), answer.decode_s, answer.forward_s, batch_size=1)
+
+    def _predictions(self, answer: Classified) -> tuple[Prediction, ...]:
+        if len(answer.indices) != len(answer.probabilities) or max(answer.indices) >= len(self._labels):
+            raise WorkerCrashedError("the process answered with classes that the model does not have")
+        return tuple(
+            Prediction(rank=rank, index=index, label=self._labels[index], probability=probability)
+            for rank, (index, probability) in enumerate(
+                zip(answer.indices, answer.probabilities, strict=True), start=1
+            )
+        )
+
+    def _lost(self, claim: Claim, error: EngineError | WorkerCrashedError) -> Outcome:
+        """End the child, and return whose fault that is."""
+        with self._lock:
+            is_stopping = self._is_stopping
+            self._end_child()
+        if is_stopping:
+            return Errored(claim, EngineError.code, STOPPING, is_retryable=True)
+        log.warning("job %s, alone in a child: %s", claim.job_id, error)
+        if isinstance(error, EngineError):
+            return Errored(claim, EngineError.code, error.detail, is_retryable=True)
+        detail = error.detail
+        if detail == OUT_OF_MEMORY_DETAIL:
+            detail += f": it may take {self._setup.memory_bytes:,} bytes (ALEXQ_ISOLATION_MEMORY_BYTES)"
+        return Crashed(claim, detail)
+
+    def _rest(self) -> None:
+        """Close a child that is no more; let one that lives wait for its next job, not for ever."""
+        with self._lock:
+            self._has_job = False
+            if self._child and self._child.is_ended:
+                self._child.close()
+                self._child = None
+            elif self._child:
+                self._idle_timer = threading.Timer(self._idle_s, self._end_if_idle)
+                self._idle_timer.daemon = True
+                self._idle_timer.start()
+
+    def _end_if_idle(self) -> None:
+        with self._lock:
+            if not self._has_job:
+                self._end_child()
+
+    def _end_child(self) -> None:
+        """With the lock held: kill the child; close it too unless ``classify`` may be reading from it."""
+        if self._idle_timer:
+            self._idle_timer.cancel()
+        if self._child:
+            self._child.end()
+            if not self._has_job:
+                self._child.close()
+                self._child = None

@@ -7,8 +7,8 @@ and SIGTERM: only its parent ends it. What libraries print goes to stderr, never
 Limits: memory by RLIMIT_DATA (Linux), not RLIMIT_AS, because CUDA reserves address space far beyond
 what it uses; CPU time of each job by RLIMIT_CPU; the parent watches the clock. A child that runs out
 of memory exits with ``OUT_OF_MEMORY`` and answers nothing. Where a C library hides that it got no
-memory (libjpeg, libwebp), the image is refused as corrupt: keep the limit well above what
-``max_image_pixels`` needs, which is about 20 bytes a pixel.
+memory (libjpeg, libwebp), the image is refused as corrupt: the limit must stay well above what the
+decoder lets an image of ``max_image_pixels`` take.
 """
 
 from __future__ import annotations

@@ -248,6 +248,7 @@ def test_silence_is_judged_only_after_the_database_has_answered_for_a_while(
 
     def hangs() -> None:
         clock.now_s += 20
+        assert not heartbeat.may_judge_silence, "not even before the beat has returned"
 
     outage.on_call = hangs  # every row became old meanwhile
     heartbeat.beat()

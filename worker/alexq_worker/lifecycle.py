@@ -98,7 +98,10 @@ class Heartbeat:
         It does not after a time in which the database did not answer, or in which this process was
         stopped: then every row is old, and those who live need time to renew theirs.
         """
-        return self._clock() >= self._may_judge_from
+        now = self._clock()
+        # A beat that hangs at this moment has not been noted yet.
+        is_answered = self._beat_at is not None and now - self._beat_at <= 3 * self._every_s
+        return is_answered and now >= self._may_judge_from
 
 
 class Notifier:

@@ -22,12 +22,10 @@ from alexq_schema.settings import Settings
 from alexq_worker.lifecycle import Heartbeat, Notifier
 
 SWEEP_EVERY_S = 2.0
-LEASE_S = 30.0
-"""A sweeper that died is replaced after this time."""
 
 SWEEP_LIMIT = 4_096
 """Rows changed in one transaction, at most."""
-PUBLISH_FOR_S = 10.0
+PUBLISH_FOR_S = 5.0
 """Time that one round spends on publishing; the next goes on."""
 LOST_AFTER_S = 10.0
 """Age of a queued job's last message at which an empty queue proves the message lost."""
@@ -67,26 +65,30 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do one round, unless another worker is at it. What needs only the database comes first."""
-        with self._database.begin() as connection:
-            if not sweeper.hold(connection, self._worker_id, for_s=LEASE_S):
-                return
+        steps = (self._return_silent, self._expire, self._clean, self._notice_lost_queue, self._republish)
         try:
-            self._return_silent()
-            self._expire()
-            self._clean()
-            self._notice_lost_queue()
-            self._republish()
+            for step in steps:
+                # Anew before each, so that the lease need not be long: one who died with it is soon replaced.
+                with self._database.begin() as connection:
+                    if not sweeper.hold(connection, self._worker_id, for_s=self._settings.silent_after_s):
+                        return
+                step()
         finally:
             with self._database.begin() as connection:
                 sweeper.let_go(connection, self._worker_id)
 
     def _return_silent(self) -> None:
-        if not self._heartbeat.may_judge_silence:
-            return
         with self._database.begin() as connection:
+            # After the wait for SQLite's write lock, and again after that for a server that hung: meanwhile
+            # nobody could renew.
+            if not self._heartbeat.may_judge_silence:
+                return
             returned = jobs.return_silent(
                 connection, silent_after_s=self._settings.silent_after_s, limits=self._limits
             )
+            if not self._heartbeat.may_judge_silence:
+                connection.rollback()
+                return
         if returned:
             dead = [job for job in returned if job.state is JobState.DEAD]
             log.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -28,6 +29,7 @@ from alexq_schema.errors import (
 from alexq_schema.models import Preprocessing
 from alexq_worker.inference import decode as decode_module
 from alexq_worker.inference.decode import Decoder
+from alexq_worker.inference.memory import Memory
 from tests.helpers.photos import encode, hostile_images, parity_images, photo_crops, png_bomb
 
 HOSTILE = hostile_images()
@@ -173,6 +175,55 @@ def test_many_threads_share_one_decoder(decoder, reference_pixels):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(decode, range(4 * len(files))))
+
+
+@pytest.mark.parametrize("size", [(257, 515), (300, 900), (900, 300), (200, 700)])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_tall_and_wide_pictures_have_torchvisions_pixels(size, mode, decoder, reference_pixels):
+    # Pillow resizes the taller ones by columns first, which rounds otherwise.
+    data = encode(photo_crops(1, size)[0], "PNG", mode=mode)
+    out = np.zeros((224, 224, 3), np.uint8)
+    decoder.decode(data).write_to(out)
+    assert np.array_equal(out, reference_pixels(data))
+
+
+def test_pictures_wait_for_one_another_when_together_they_are_too_large():
+    memory = Memory(100)
+    order, holds = [], threading.Event()
+
+    def second() -> None:
+        with memory.taken(60):
+            order.append("second")
+
+    with memory.taken(60):
+        thread = threading.Thread(target=second)
+        thread.start()
+        holds.wait(0.05)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_waiting_too_long_for_memory_is_not_the_images_fault(monkeypatch):
+    monkeypatch.setattr("alexq_worker.inference.memory._WAIT_S", 0.01)
+    memory = Memory(100)
+    with memory.taken(60), pytest.raises(EngineError, match="60 bytes"), memory.taken(60):
+        pass
+    with memory.taken(100):  # it was given back
+        pass
+
+
+def test_a_type_that_takes_more_bytes_a_pixel_may_have_fewer(decoder):
+    wide = Image.new("RGB", (4_000, 4_000))  # 16 million pixels
+    decoder.decode(encode(wide))
+    with pytest.raises(ImageTooManyPixelsError, match="bytes to decode"):
+        decoder.decode(encode(wide, "WEBP", method=0))
+
+
+def test_a_large_comment_or_profile_is_nobodys_business(decoder):
+    photograph = photo_crops(1)[0]
+    with_metadata = encode(photograph, comment=b"x" * 60_000, icc_profile=b"broken" * 50_000)
+    assert decoder.decode(with_metadata).image.tobytes() == decoder.decode(encode(photograph)).image.tobytes()
 
 
 def test_a_crop_larger_than_the_resized_picture_is_refused():

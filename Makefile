@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: help setup demo test check format up bench clean
+.PHONY: help setup demo test check format up bench chaos clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +36,10 @@ format: setup  ## Format the code and fix what can be fixed
 
 up: setup  ## Run broker, database, worker and dashboard until Ctrl-C
 	$(BIN)/alexq up
+
+PROFILE ?= short
+chaos: setup  ## Kill, stop, flood and forget, then check that nothing was lost (PROFILE=short|full)
+	$(BIN)/python -m benchmarks.chaos --profile $(PROFILE) --save
 
 bench: setup  ## Measure the queue against the same work in one process
 	$(BIN)/python -m benchmarks.queue_overhead

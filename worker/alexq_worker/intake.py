@@ -42,6 +42,15 @@ class Intake:
                 qos = consumer.task_consumer.channel.qos
                 within_prefetch = qos.can_consume
                 qos.can_consume = lambda: room.has_room and within_prefetch()
+                restore = qos.restore_unacked_once
+
+                def restore_if_connected(*args: Any, **kwargs: Any) -> None:
+                    # kombu closes the channel of a lost connection like any other, and would end the
+                    # worker with an AttributeError here. The sweeper brings those messages back.
+                    if qos.channel.connection.client is not None:
+                        restore(*args, **kwargs)
+
+                qos.restore_unacked_once = restore_if_connected
 
         return IntakeStep
 

@@ -1,0 +1,155 @@
+"""Starts workers by forking an interpreter that has imported torch already: for the short profile.
+
+    python -m benchmarks.chaos.nursery   (a JSON request a line on stdin, JSON news on stdout)
+
+Importing takes four of the seven seconds of CPU that a worker's start costs, and the short profile starts
+fifty on two cores. Nothing has run before the fork but imports; then the worker's own ``__main__`` runs,
+in a session of its own. The full profile starts ``python -m alexq_worker`` each time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos.processes import Processes
+
+POLL_S = 0.05
+START_S = 120.0
+
+
+class Child:
+    """A forked worker; the part of ``Popen`` that the fleet uses."""
+
+    def __init__(self, nursery: Nursery, pid: int) -> None:
+        self._nursery = nursery
+        self.pid = pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._nursery.codes.get(self.pid)
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not come in time.
+        """
+        with self._nursery.news:
+            if not self._nursery.news.wait_for(lambda: self.returncode is not None, timeout):
+                raise subprocess.TimeoutExpired(f"worker {self.pid}", timeout or 0.0)
+        code = self.returncode
+        assert code is not None
+        return code
+
+
+class Nursery:
+    """The campaign's side. Any thread may start children; one thread reads the news."""
+
+    def __init__(self, processes: Processes, log: Path) -> None:
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}  # read once, when the library is loaded
+        argv = [sys.executable, "-m", "benchmarks.chaos.nursery"]
+        self._process = processes.start(argv, log=log, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.news = threading.Condition()
+        self.codes: dict[int, int] = {}
+        self._started: dict[int, int] = {}
+        self._requests = 0
+        threading.Thread(target=self._read, name="nursery", daemon=True).start()
+
+    def start(self, program: Sequence[str], *, log: Path, env: Mapping[str, str]) -> Child:
+        """Fork a child that runs ``program``: ``-m``, a module, its arguments.
+
+        Raises:
+            TimeoutError: the nursery does not answer.
+        """
+        assert self._process.stdin is not None
+        with self.news:
+            self._requests += 1
+            number = self._requests
+            request = {"number": number, "program": list(program), "log": str(log), "env": dict(env)}
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            if not self.news.wait_for(lambda: number in self._started, START_S):
+                raise TimeoutError("the nursery does not answer")
+            return Child(self, self._started[number])
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            told = json.loads(line)
+            with self.news:
+                if "number" in told:
+                    self._started[told["number"]] = told["pid"]
+                else:
+                    self.codes[told["pid"]] = told["code"]
+                self.news.notify_all()
+
+
+def main() -> None:
+    """Serve requests until stdin ends; in a child, run its program."""
+    from alexq_worker import app  # noqa: F401 - what a worker imports, torch above all
+    from alexq_worker.inference.torchvision_ops import import_torchvision
+
+    import_torchvision()
+    requests = b""
+    while True:
+        if select.select([0], [], [], POLL_S)[0]:
+            if not (read := os.read(0, 65_536)):
+                return
+            requests += read
+        while b"\n" in requests:
+            line, requests = requests.split(b"\n", 1)
+            told = json.loads(line)
+            if (pid := os.fork()) == 0:
+                become(told)
+                return
+            say({"number": told["number"], "pid": pid})
+        reap()
+
+
+def reap() -> None:
+    """Tell of children that have ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        say({"pid": pid, "code": os.waitstatus_to_exitcode(status)})
+
+
+def say(news: dict[str, Any]) -> None:
+    """Write one line to the campaign."""
+    os.write(1, json.dumps(news).encode() + b"\n")
+
+
+def become(told: dict[str, Any]) -> None:
+    """Turn this fork into a worker; its SystemExit ends the process as usual."""
+    os.setsid()
+    log = os.open(told["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for target, source in ((0, nothing), (1, log), (2, log)):
+        os.dup2(source, target)
+    os.environ.clear()
+    os.environ.update(told["env"])
+    _, module, *arguments = told["program"]
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import pytest
+import redis
 from sqlalchemy import func, select, update
 
 from alexq_schema.db import jobs, refusals, retention, sweeper, workers
@@ -13,7 +15,10 @@ from alexq_schema.db.refusals import Refusal
 from alexq_schema.db.session import Database
 from alexq_schema.db.tables import JobEvent, RefusedMessage, Submission
 from alexq_schema.job import JobState
+from alexq_schema.settings import Settings
 from alexq_schema.work import Crashed, Errored, Failed
+from alexq_worker.lifecycle import Notifier
+from alexq_worker.sweeper import Sweeper
 from tests.helpers.system import System, success
 
 
@@ -216,3 +221,41 @@ def test_an_image_is_needed_by_live_and_dead_jobs_and_for_a_while_by_ended_ones(
     assert needed(None) == set(keys.values())
     system.change(waiting, state=JobState.CANCELLED, finished_at=db_now(-100))
     assert needed(50) == {keys["new"], keys["dead"]}
+
+
+class Judge:
+    """A heartbeat that may judge silence, then finds out that the database has hung meanwhile."""
+
+    def __init__(self, *answers: bool) -> None:
+        self._answers = list(answers)
+
+    @property
+    def may_judge_silence(self) -> bool:
+        return self._answers.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "left"), [((False,), "running"), ((True, False), "running"), ((True, True), "queued")]
+)
+def test_nothing_is_taken_back_on_a_silence_that_proves_nothing(
+    system: System, settings: Settings, answers: tuple[bool, ...], left: str
+) -> None:
+    job_ids = system.queue(2)
+    system.claim(job_ids)
+    system.silence(system.worker)
+    nobody: Any = None
+    swept = Sweeper(
+        settings.model_copy(update={"silent_after_s": 10.0}),
+        system.other,
+        database=system.database,
+        images=nobody,
+        client=nobody,
+        app=nobody,
+        notifier=Notifier(redis.Redis()),
+        heartbeat=Judge(*answers),  # type: ignore[arg-type]
+    )
+
+    swept._return_silent()
+
+    assert system.states(job_ids) == [left] * 2
+    assert len(system.events(job_ids[0])) == (left == "queued")

@@ -294,7 +294,7 @@ def test_a_cancelled_job_ends_the_wait_at_once(
 def test_a_submission_that_fails_half_way_leaves_no_row(
     producer: Producer, database: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexq_schema.db.jobs.ROWS_PER_STATEMENT", 10)
+    monkeypatch.setattr("alexq_schema.db.accept.ROWS_PER_STATEMENT", 10)
     full = OperationalError("INSERT", {}, sqlite3.OperationalError("disk full"))
     full.connection_invalidated = True  # as a lost connection
     inserts = 0

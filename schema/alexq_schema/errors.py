@@ -20,7 +20,7 @@
         ├── UnavailableError           a service does not answer; try again
         │   ├── BrokerUnavailableError
         │   ├── DatabaseUnavailableError
-        │   │   └── DatabaseFullError      its disk is full, failing or read-only
+        │   │   └── DatabaseFullError      SQLite's disk is full, failing or read-only
         │   └── ImageStoreError
         ├── ImageLostError             the store no longer has, or has damaged, an accepted image
         ├── EngineError                the model failed on a batch
@@ -176,7 +176,7 @@ class DatabaseUnavailableError(UnavailableError):
 
 
 class DatabaseFullError(DatabaseUnavailableError):
-    """The database cannot write: its disk is full, failing or read-only."""
+    """SQLite cannot write: the disk is full, failing or read-only."""
 
     code = "database_full"
 

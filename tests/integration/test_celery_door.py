@@ -122,6 +122,31 @@ def test_a_job_that_was_left_behind_still_answers_its_celery_client(
     assert [result.get(timeout=60)["state"] for result in results] == ["succeeded"] * 3
 
 
+DIES_BEFORE_THE_ROW = """
+import os, signal, sys
+from alexq_worker import app
+from alexq_worker.door import Door
+Door.accept = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(app.main())
+"""
+IMPATIENT = "import sys; from alexq_worker import app; app.VISIBILITY_S = 2; sys.exit(app.main())"
+
+
+def test_a_message_that_died_with_its_worker_before_it_had_a_row_is_answered(
+    start_worker: StartWorker, broker_url: str
+) -> None:
+    app = Celery("someone", broker=broker_url, backend=broker_url, set_as_current=False)
+    first = start_worker(program=DIES_BEFORE_THE_ROW)
+    result = app.send_task(
+        "alexq.classify_image", kwargs={"image_base64": base64_of(photo())}, queue="alexq.classify"
+    )
+    assert first.process.wait(20) == -signal.SIGKILL
+
+    start_worker(program=IMPATIENT)
+
+    assert result.get(timeout=60)["state"] == "succeeded"
+
+
 def test_an_app_with_alexq_reads_any_job_from_sql(
     producer: Producer, settings: Settings, start_worker: StartWorker
 ) -> None:

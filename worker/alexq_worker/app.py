@@ -48,6 +48,13 @@ from alexq_worker.table import SqlJobTable
 RESULT_EXPIRES_S = 3600
 """How long an answer stays in Celery's Redis result backend; SQL keeps it."""
 
+VISIBILITY_S = 60
+"""Age at which a message that a worker took and has not acked goes to another worker too.
+
+Jobs do not need it, as their rows bring them back; a message of Celery's own door does, while it has none
+yet. A message that is delivered twice finds nothing to claim.
+"""
+
 MAX_MESSAGES = 512
 """Messages in hand at once, at most: each holds a thread."""
 
@@ -257,6 +264,7 @@ def celery_app(settings: Settings, *, messages: int) -> Celery:
     config = celery_config(settings)
     # Every one of them may be acked at the same moment; an ack without a connection would be lost.
     config["broker_transport_options"]["max_connections"] = messages + 16
+    config["broker_transport_options"]["visibility_timeout"] = VISIBILITY_S
     app = Celery("alexq")
     app.conf.update(
         config,

@@ -46,7 +46,7 @@ class Intake:
 
                 def restore_if_connected(*args: Any, **kwargs: Any) -> None:
                     # kombu closes the channel of a lost connection like any other, and would end the
-                    # worker with an AttributeError here. The sweeper brings those messages back.
+                    # worker with an AttributeError here. Those messages come back by SQL.
                     if qos.channel.connection.client is not None:
                         restore(*args, **kwargs)
 

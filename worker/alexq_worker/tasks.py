@@ -23,7 +23,7 @@ from alexq_worker.pipeline.ticket import Summary
 from alexq_worker.refusals import Refusals
 
 WAIT_S = 3600.0
-"""How long a task waits for the pipeline: as long as the broker waits for the task's ack."""
+"""How long a task waits for the pipeline before its message goes back."""
 
 Answer = TypeVar("Answer")
 

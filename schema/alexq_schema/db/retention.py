@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, true
 
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.jobs import chunks
@@ -39,10 +39,10 @@ def needed_images(connection: Connection, keys: Sequence[str], *, keep_s: float 
     A job needs its image until it has ended, while it is dead (it may be redriven), and for ``keep_s``
     after its end (None: for as long as the job is there).
     """
-    needs = [Job.state.not_in(TERMINAL_STATES), Job.state == JobState.DEAD]
+    is_needed: ColumnElement[bool] = true()
     if keep_s is not None:
-        needs.append(Job.finished_at >= db_now(-keep_s))
-    is_needed = or_(*needs) if keep_s is not None else Job.id.is_not(None)
+        is_live = or_(Job.state.not_in(TERMINAL_STATES), Job.state == JobState.DEAD)
+        is_needed = or_(is_live, Job.finished_at >= db_now(-keep_s))
     return {
         key
         for chunk in chunks(keys)

@@ -132,11 +132,9 @@ def is_outage(error: SQLAlchemyError) -> bool:
 
 
 def _is_disk_trouble(error: SQLAlchemyError) -> bool:
-    cause = getattr(error, "orig", None)
-    code = getattr(cause, "sqlite_errorcode", None)
-    if code is not None:
-        return code & 0xFF in _SQLITE_DISK_TROUBLES
-    return getattr(cause, "sqlstate", None) == "53100"
+    """Return whether SQLite cannot write; a server's disk is its own affair, and an outage here."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _SQLITE_DISK_TROUBLES
 
 
 def _lacks_tables(error: SQLAlchemyError) -> bool:

@@ -29,9 +29,8 @@ class Campaign:
     processes: Processes
     profile: Profile
     seed: int
+    nursery: Nursery
     jobs_scale: float = 1.0
-    nursery: Nursery | None = None
-    """Forks workers in the short profile."""
 
 
 @dataclass

@@ -72,7 +72,7 @@ class Fleet:
         settings: Settings,
         folder: Path,
         rng: random.Random,
-        nursery: Nursery | None = None,
+        nursery: Nursery,
     ) -> None:
         self._processes = processes
         self._nursery = nursery
@@ -113,7 +113,7 @@ class Fleet:
     def _start(
         self, program: Sequence[str], log: Path, env: dict[str, str], *, is_fresh: bool
     ) -> subprocess.Popen[bytes] | Child:
-        if self._nursery is None or is_fresh:
+        if is_fresh:
             return self._processes.start([sys.executable, *program], log=log, env=env)
         return self._nursery.start(program, log=log, env=env)
 

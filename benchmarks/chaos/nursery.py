@@ -1,10 +1,10 @@
-"""Starts workers by forking an interpreter that has imported torch already: for the short profile.
+"""Starts workers by forking an interpreter that has imported torch already.
 
     python -m benchmarks.chaos.nursery   (a JSON request a line on stdin, JSON news on stdout)
 
-Importing takes four of the seven seconds of CPU that a worker's start costs, and the short profile starts
-fifty on two cores. Nothing has run before the fork but imports; then the worker's own ``__main__`` runs,
-in a session of its own. The full profile starts ``python -m alexq_worker`` each time.
+Importing takes four of the seven seconds of CPU that a worker's start costs, and the campaign starts fifty
+on two cores, six hundred in the full profile. Nothing has run before the fork but imports; then the
+worker's own ``__main__`` runs, in a session of its own.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def worker_sigstop(scene: Scene) -> None:
         scene.wait_for(lambda held=held: is_finished(scene, held), 90.0, "others do its jobs")  # type: ignore[misc]
         scene.fleet.resume(first)
         scene.sleep(2.0)
-    scene.finish(scene.pick(short=45.0, full=180.0))
+    scene.finish(scene.pick(short=45.0, full=600.0))
     fenced = sum(int(line["fenced"]) > 0 for line in scene.fleet.lines("batch"))
     scene.note(batches_fenced=fenced, pauses=rounds)
     scene.promise(fenced > 0, "the late worker's commits are fenced, and its log says so")
@@ -74,7 +74,7 @@ def rolling_restart(scene: Scene) -> None:
     scene.wait_succeeded(1)
     rounds = scene.pick(short=2, full=5)
     codes = [scene.fleet.restart(member) for _ in range(rounds) for member in members]
-    scene.finish(scene.pick(short=40.0, full=300.0))
+    scene.finish(scene.pick(short=40.0, full=600.0))
     verdict = scene.verdict()
     scene.promise(not any(codes), f"every worker exits 0, not {codes}")
     scene.promise(verdict.attempts_max == 1, f"every job has attempt 1, not {verdict.attempts_max}")

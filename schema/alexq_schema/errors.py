@@ -24,6 +24,7 @@
         │   └── ImageStoreError
         ├── ImageLostError             the store no longer has, or has damaged, an accepted image
         ├── EngineError                the model failed on a batch
+        │   └── DeviceMemoryError          the batch was too large for the device's memory
         ├── WorkerCrashedError         the worker's process died while it held the job
         ├── DeadlineError              no worker was free before the job's deadline
         ├── ModelError                 a model version cannot be used
@@ -202,6 +203,12 @@ class EngineError(FailedError):
 
     code = "engine_failed"
     is_retryable = True
+
+
+class DeviceMemoryError(EngineError):
+    """The batch was too large for the device's memory: a smaller one may do."""
+
+    code = "device_out_of_memory"
 
 
 class WorkerCrashedError(FailedError):

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from alexq_schema.errors import EngineError, ModelInvalidError, ModelNotReadyError
+from alexq_schema.errors import DeviceMemoryError, EngineError, ModelInvalidError, ModelNotReadyError
 from alexq_schema.job import TOP_K, ModelRef
 from alexq_worker.inference import architectures
 from alexq_worker.inference.devices import describe, resolve_device
@@ -214,8 +214,9 @@ class Engine:
             with torch.inference_mode(), cudnn.flags(enabled=cudnn.enabled, allow_tf32=False):
                 yield
         except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one
-            advice = ": lower ALEXQ_MAX_BATCH" if isinstance(error, torch.OutOfMemoryError) else ""
+            is_full = isinstance(error, torch.OutOfMemoryError)
+            advice = ": lower ALEXQ_MAX_BATCH" if is_full else ""
             lines = str(error).splitlines() or [type(error).__name__]
-            raise EngineError(
+            raise (DeviceMemoryError if is_full else EngineError)(
                 f"model {self._ref} failed on {self.device_name} with a batch of {size}: {lines[0]}{advice}"
             ) from error

@@ -1,14 +1,19 @@
-"""Hearing from workers that jobs have finished: Redis pub/sub, one channel a submission.
+"""Hearing from workers that jobs have finished: Redis pub/sub, one channel a producer.
 
 An announcement is a hint, never the truth: the listener's caller reads the jobs from the database,
 and asks it anyway from time to time, so that a lost announcement or a dead Redis costs time only.
+
+One thread, started by the first who waits, owns the subscription and hands the ids of finished jobs to
+whoever waits for them. It is the only one that touches the connection.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import queue
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
@@ -20,6 +25,9 @@ from alexq_schema.errors import MessageError
 from alexq_schema.messages import Finished
 from alexq_schema.names import finished_channel
 
+LOOK_EVERY_S = 0.25
+"""Pause after which the thread sees that another producer's submission is waited for."""
+
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 5.0
 """Pauses, each twice the last, before Redis and the database are asked again while Redis is away."""
@@ -28,12 +36,24 @@ log = logging.getLogger("alexq.producer")
 
 
 class Announcements:
-    """Opens listeners; one connection pool for all of them."""
+    """Opens listeners; one connection and one thread for all of them."""
 
-    def __init__(self, broker_url: str, timeout_s: float) -> None:
+    def __init__(self, broker_url: str, timeout_s: float, own: UUID) -> None:
+        """Prepare.
+
+        Args:
+            own: any submission id of this producer; all of them share a channel.
+        """
         self._redis = redis.Redis.from_url(
             broker_url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s
         )
+        self._own = finished_channel(own)
+        self._changed = threading.Condition()
+        self._wanted: Counter[str] = Counter()
+        self._heard: set[str] = set()  # channels whose subscription Redis has confirmed
+        self._listeners: defaultdict[UUID, list[Listener]] = defaultdict(list)
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
 
     def announce(self, finished: Iterable[tuple[UUID | None, UUID]]) -> None:
         """Tell who waits that these (submission id, job id) have ended; a silent Redis is only logged."""
@@ -43,36 +63,122 @@ class Announcements:
             log.warning("could not announce finished jobs: %s", error)
 
     @contextmanager
-    def of(self, submission_id: UUID) -> Iterator[Listener]:
-        """Open a listener: what is announced from now on will be heard."""
-        pubsub = self._redis.pubsub()  # type: ignore[no-untyped-call]
+    def of(self, waited_for: UUID, job_ids: Collection[UUID]) -> Iterator[Listener]:
+        """Open a listener: what is announced of these jobs from now on will be heard.
+
+        Args:
+            waited_for: their submission's id, or a lone job's own.
+        """
+        channel = finished_channel(waited_for)
+        listener = Listener(self, channel)
+        with self._changed:
+            self._wanted[channel] += 1
+            for job_id in job_ids:
+                self._listeners[job_id].append(listener)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="alexq-announcements", daemon=True)
+                self._thread.start()
+            self._changed.wait_for(lambda: channel in self._heard, FIRST_RETRY_S)
         try:
-            yield Listener(pubsub, finished_channel(submission_id))
+            yield listener
         finally:
-            with suppress(redis.RedisError, OSError):
-                pubsub.close()
+            with self._changed:
+                self._wanted[channel] -= 1
+                for job_id in job_ids:
+                    self._listeners[job_id].remove(listener)
+                    if not self._listeners[job_id]:
+                        del self._listeners[job_id]
+
+    def hears(self, channel: str) -> bool:
+        """Return whether announcements on this channel arrive now."""
+        return channel in self._heard
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection. May be called twice."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(2 * LOOK_EVERY_S)
         self._redis.close()
+
+    def _run(self) -> None:
+        retry_s = FIRST_RETRY_S
+        pubsub = self._redis.pubsub()  # type: ignore[no-untyped-call]
+        while not self._closing.is_set():
+            try:
+                self._subscribe_as_wanted(pubsub)
+                self._take(pubsub.get_message(timeout=LOOK_EVERY_S))
+                retry_s = FIRST_RETRY_S
+            except (redis.RedisError, OSError):
+                self._lose(pubsub)
+                self._closing.wait(retry_s)
+                retry_s = min(2 * retry_s, LAST_RETRY_S)
+        with suppress(redis.RedisError, OSError):
+            pubsub.close()
+
+    def _subscribe_as_wanted(self, pubsub: PubSub) -> None:
+        with self._changed:
+            wanted = {self._own, *(channel for channel, count in self._wanted.items() if count)}
+        asked = {channel.decode() for channel in pubsub.channels}
+        if new := wanted - asked:
+            pubsub.subscribe(*new)
+        if gone := asked - wanted:
+            with self._changed:
+                self._heard -= gone
+                for channel in gone:
+                    del self._wanted[channel]
+            pubsub.unsubscribe(*gone)  # type: ignore[no-untyped-call]
+
+    def _take(self, message: dict[str, object] | None) -> None:
+        if message is None:
+            return
+        if message["type"] == "subscribe":
+            assert isinstance(message["channel"], bytes)
+            with self._changed:  # from the confirmation on nothing is missed
+                self._heard.add(message["channel"].decode())
+                self._changed.notify_all()
+        elif message["type"] == "message":
+            assert isinstance(message["data"], bytes)
+            try:
+                self._tell(Finished.parse_json(message["data"]).job_ids)
+            except MessageError:  # of a newer release, perhaps: ask the database
+                self._tell_all_to_ask()
+
+    def _tell(self, job_ids: Sequence[UUID]) -> None:
+        heard_by: defaultdict[Listener, list[UUID]] = defaultdict(list)
+        with self._changed:
+            for job_id in job_ids:
+                for listener in self._listeners.get(job_id, ()):
+                    heard_by[listener].append(job_id)
+        for listener, some in heard_by.items():
+            listener.tell(some)
+
+    def _lose(self, pubsub: PubSub) -> None:
+        """The connection broke: what is announced meanwhile is missed, and is asked for when it is back."""
+        with self._changed:
+            self._heard.clear()
+        with suppress(redis.RedisError, OSError):
+            pubsub.close()
+        self._tell_all_to_ask()
+
+    def _tell_all_to_ask(self) -> None:
+        with self._changed:
+            everyone = {listener for some in self._listeners.values() for listener in some}
+        for listener in everyone:
+            listener.tell([])
 
 
 class Listener:
-    """One subscription; used by one thread."""
+    """One who waits; used by one thread."""
 
-    def __init__(self, pubsub: PubSub, channel: str) -> None:
-        self._pubsub = pubsub
+    def __init__(self, announcements: Announcements, channel: str) -> None:
+        self._announcements = announcements
         self._channel = channel
         self._retry_s = FIRST_RETRY_S
-        self._is_subscribed = False
-        with suppress(redis.RedisError, OSError):
-            self._subscribe()
+        self._told: queue.SimpleQueue[list[UUID]] = queue.SimpleQueue()
 
-    def _subscribe(self) -> None:
-        self._pubsub.subscribe(self._channel)
-        confirmation = self._pubsub.get_message(timeout=FIRST_RETRY_S)
-        # From the confirmation on nothing is missed.
-        self._is_subscribed = confirmation is not None and confirmation["type"] == "subscribe"
+    def tell(self, job_ids: list[UUID]) -> None:
+        """Note that these jobs have finished, or, with none, that something may have been missed."""
+        self._told.put(job_ids)
 
     def next(self, timeout_s: float) -> Sequence[UUID]:
         """Return job ids that were announced: of all announcements there are, after waiting for one.
@@ -80,28 +186,15 @@ class Listener:
         Returns:
             Empty after ``timeout_s`` of silence, or sooner when something may have been missed.
         """
-        try:
-            if not self._is_subscribed:
-                self._subscribe()
-                return self._after_a_pause(timeout_s) if not self._is_subscribed else []
-            job_ids = self._read(timeout_s)
-            while job_ids and (more := self._read(0.0)):
-                job_ids += more
-        except (redis.RedisError, OSError):
-            self._is_subscribed = False
-            return self._after_a_pause(timeout_s)
-        self._retry_s = FIRST_RETRY_S
+        if self._announcements.hears(self._channel):
+            self._retry_s = FIRST_RETRY_S
+            wait_s = timeout_s
+        else:
+            wait_s = min(self._retry_s, timeout_s)
+            self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
+        job_ids: list[UUID] = []
+        with suppress(queue.Empty):
+            job_ids += self._told.get(timeout=wait_s)
+            while job_ids:
+                job_ids += self._told.get_nowait()
         return job_ids
-
-    def _after_a_pause(self, timeout_s: float) -> list[UUID]:
-        time.sleep(min(self._retry_s, timeout_s))
-        self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
-        return []
-
-    def _read(self, timeout_s: float) -> list[UUID]:
-        message = self._pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout_s)
-        if message is None:
-            return []
-        with suppress(MessageError):  # of a newer release, perhaps: ask the database
-            return Finished.parse_json(message["data"]).job_ids
-        return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,24 +11,22 @@ from typing import Literal, Self
 from uuid import UUID
 
 from celery import Celery
-from kombu.exceptions import KombuError
 
 from alexq_producer import sources
+from alexq_producer.acceptance import Acceptance
 from alexq_producer.announcements import Announcements
 from alexq_producer.sources import Image
-from alexq_producer.submission import Rejection, Submission
-from alexq_schema.celery_settings import celery_config, publish
-from alexq_schema.db import accept, jobs, publishing, queries, workers
-from alexq_schema.db.accept import NewJob
+from alexq_producer.submission import Reader, Rejection, Submission
+from alexq_schema.celery_settings import celery_config
+from alexq_schema.db import jobs, queries, workers
+from alexq_schema.db.accept import NewJob, NewSubmission
 from alexq_schema.db.session import Database
-from alexq_schema.errors import DatabaseUnavailableError, ImageError, JobNotFoundError, UsageError
-from alexq_schema.ids import new_id
+from alexq_schema.errors import ImageError, JobNotFoundError, UsageError
+from alexq_schema.ids import new_id, new_tag, tagged_id
 from alexq_schema.images import Staging, check_image, open_image_store
 from alexq_schema.job import Job, JobState
-from alexq_schema.names import TASK_CLASSIFY_JOBS
+from alexq_schema.names import Lane
 from alexq_schema.settings import Settings
-
-log = logging.getLogger("alexq.producer")
 
 
 class Producer:
@@ -51,9 +48,14 @@ class Producer:
         self.settings = settings if settings is not None else Settings.connected()
         self._database = Database(self.settings.database_url)
         self._images = open_image_store(self.settings.images_url)
-        self._announcements = Announcements(self.settings.broker_url, self.settings.publish_timeout_s)
+        self._tag = new_tag()
+        self._announcements = Announcements(
+            self.settings.broker_url, self.settings.publish_timeout_s, own=tagged_id(self._tag)
+        )
+        self._reader = Reader(self._database)
         self._celery = Celery("alexq-producer", set_as_current=False)
         self._celery.conf.update(celery_config(self.settings))
+        self._acceptance = Acceptance(self._images, self._database, self._celery)
 
     def submit(
         self,
@@ -61,6 +63,7 @@ class Producer:
         *,
         rejected: Literal["raise", "skip"] = "raise",
         deadline_s: float | None = None,
+        lane: Lane | None = None,
     ) -> Submission:
         """Hand in one image or many; returns when they are accepted, that is, on disk.
 
@@ -72,6 +75,8 @@ class Producer:
                 be read: ``raise`` stores nothing of the whole call, ``skip`` lists it in ``rejected``.
             deadline_s: a job that no worker has begun by then, in seconds from now, expires; None waits
                 for ever.
+            lane: ``interactive`` jobs go before all ``bulk`` ones; by default one image is interactive
+                and many are bulk.
 
         Raises:
             ImageError: an input was rejected; names it.
@@ -80,19 +85,17 @@ class Producer:
         """
         if deadline_s is not None and not deadline_s > 0:
             raise UsageError(f"deadline_s={deadline_s}: give the seconds from now, more than 0")
+        lane = lane or (Lane.INTERACTIVE if sources.is_one(images) else Lane.BULK)
         with self._images.staging() as staging:
             new_jobs, rejections = self._take_in(sources.each(images), staging, skip=rejected == "skip")
+            submission = NewSubmission(tagged_id(self._tag), new_jobs, lane, deadline_s)
             if new_jobs:
-                staging.publish()
-        submission_id = new_id()
-        if new_jobs:
-            self._insert(submission_id, new_jobs, deadline_s)
-            self._publish([job.job_id for job in new_jobs])
+                self._acceptance.accept(submission, staging)
         return Submission(
-            submission_id,
+            submission.submission_id,
             [job.job_id for job in new_jobs],
             rejected=rejections,
-            database=self._database,
+            reader=self._reader,
             announcements=self._announcements,
         )
 
@@ -117,33 +120,6 @@ class Producer:
             raise UsageError("nothing to submit: the call held no image")
         return new_jobs, rejections
 
-    def _insert(self, submission_id: UUID, new_jobs: Sequence[NewJob], deadline_s: float | None) -> None:
-        # One transaction: a submission is accepted whole or not at all. Its rows go in in batches.
-        with self._database.begin() as connection:
-            accept.add_submission(connection, submission_id, len(new_jobs))
-            accept.add(
-                connection,
-                new_jobs,
-                task=TASK_CLASSIFY_JOBS,
-                submission_id=submission_id,
-                deadline_s=deadline_s,
-            )
-
-    def _publish(self, job_ids: Sequence[UUID]) -> None:
-        try:
-            publish(self._celery, [(job_id, TASK_CLASSIFY_JOBS) for job_id in job_ids])
-        except (KombuError, OSError) as error:
-            log.warning("the broker does not answer (%s): %d accepted jobs go out later", error, len(job_ids))
-            self._ask_sweeper(job_ids)
-
-    def _ask_sweeper(self, job_ids: Sequence[UUID]) -> None:
-        try:
-            with self._database.begin() as connection:
-                publishing.mark_unpublished(connection, job_ids)
-        except DatabaseUnavailableError as error:
-            # The rows are committed: the sweeper finds them by their age instead of by this mark.
-            log.warning("could not mark %d jobs for publishing: %s", len(job_ids), error)
-
     def classify(self, image: Image, timeout_s: float = 60.0) -> Job:
         """Submit one image and return its finished job.
 
@@ -161,7 +137,7 @@ class Producer:
         Raises:
             JobNotFoundError: there is no such submission.
         """
-        submission = Submission.load(submission_id, self._database, self._announcements)
+        submission = Submission.load(submission_id, self._reader, self._announcements)
         if submission is None:
             raise JobNotFoundError(f"there is no submission {submission_id}")
         return submission
@@ -177,7 +153,7 @@ class Producer:
             job.submission_id or job_id,
             [job_id],
             rejected=(),
-            database=self._database,
+            reader=self._reader,
             announcements=self._announcements,
         )
 

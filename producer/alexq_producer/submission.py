@@ -10,6 +10,7 @@ from typing import Self
 from uuid import UUID
 
 from alexq_producer.announcements import Announcements
+from alexq_producer.combining import Combining
 from alexq_schema.db import queries
 from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError, WaitTimeoutError
@@ -43,6 +44,31 @@ class Rejection:
         )
 
 
+class Reader:
+    """Reads finished jobs, in one statement for all threads that ask at the same time."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._read_together = Combining(self._read)
+
+    def finished(self, job_ids: Sequence[UUID]) -> list[Job]:
+        """Return those of ``job_ids`` that are terminal, in the order in which they finished.
+
+        Raises:
+            DatabaseUnavailableError: the database does not answer.
+        """
+        return self._read_together(job_ids) if job_ids else []
+
+    def _read(self, requests: Sequence[Sequence[UUID]]) -> list[list[Job]]:
+        everything = list(dict.fromkeys(job_id for job_ids in requests for job_id in job_ids))
+        with self.database.read() as connection:
+            jobs = queries.finished(connection, everything)
+        if len(requests) == 1:
+            return [jobs]
+        wanted = [set(job_ids) for job_ids in requests]
+        return [[job for job in jobs if job.job_id in mine] for mine in wanted]
+
+
 class Submission:
     """Jobs to wait for; ``job_ids`` are in the order of the images that were accepted."""
 
@@ -52,14 +78,14 @@ class Submission:
         job_ids: Sequence[UUID],
         *,
         rejected: Sequence[Rejection],
-        database: Database,
+        reader: Reader,
         announcements: Announcements,
     ) -> None:
         self.id = submission_id
         self.job_ids = tuple(job_ids)
         self.rejected = tuple(rejected)
         """Inputs left out, when ``submit`` was told to skip them."""
-        self._database = database
+        self._reader = reader
         self._announcements = announcements
 
     def __len__(self) -> int:
@@ -80,14 +106,14 @@ class Submission:
         pending = dict.fromkeys(self.job_ids)  # a set that keeps its order
         if not pending:
             return
-        with self._announcements.of(self.id) as listener:
+        with self._announcements.of(self.id, self.job_ids) as listener:
             told: Sequence[UUID] = []
             checked_at = -math.inf
             while True:
                 if not told or time.monotonic() - checked_at > RECHECK_S:
                     told = list(pending)
                     checked_at = time.monotonic()
-                for job in self._finished([job_id for job_id in told if job_id in pending]):
+                for job in self._reader.finished([job_id for job_id in told if job_id in pending]):
                     if job.job_id is not None:
                         del pending[job.job_id]
                     yield job
@@ -101,12 +127,6 @@ class Submission:
                     )
                 told = listener.next(silence_s)
 
-    def _finished(self, job_ids: Sequence[UUID]) -> list[Job]:
-        if not job_ids:
-            return []
-        with self._database.read() as connection:
-            return queries.finished(connection, job_ids)
-
     def wait(self, timeout_s: float | None = None) -> list[Job]:
         """Return every job, finished, in the order submitted.
 
@@ -118,14 +138,14 @@ class Submission:
 
     def counts(self) -> dict[JobState, int]:
         """Return how many jobs are in each state now; absent means 0."""
-        with self._database.read() as connection:
+        with self._reader.database.read() as connection:
             return queries.counts(connection, self.id)
 
     @classmethod
-    def load(cls, submission_id: UUID, database: Database, announcements: Announcements) -> Self | None:
+    def load(cls, submission_id: UUID, reader: Reader, announcements: Announcements) -> Self | None:
         """Return an earlier submission, or None if there is no such one."""
-        with database.read() as connection:
+        with reader.database.read() as connection:
             job_ids = queries.submission_job_ids(connection, submission_id)
         if job_ids is None:
             return None
-        return cls(submission_id, job_ids, rejected=(), database=database, announcements=announcements)
+        return cls(submission_id, job_ids, rejected=(), reader=reader, announcements=announcements)

@@ -12,7 +12,7 @@ from alexq_schema.names import finished_channel
 
 
 def announce(client: Any, finished: Iterable[tuple[UUID | None, UUID]]) -> None:
-    """Publish (submission id, job id) pairs in one round trip.
+    """Publish (submission id, job id) pairs in one round trip, one message for each producer.
 
     A job without a submission is announced on a channel of its own, named by its id.
 
@@ -22,11 +22,11 @@ def announce(client: Any, finished: Iterable[tuple[UUID | None, UUID]]) -> None:
     Raises:
         redis.RedisError, OSError: Redis does not answer; who waits asks the database before long.
     """
-    by_channel: defaultdict[UUID, list[UUID]] = defaultdict(list)
+    by_channel: defaultdict[str, list[UUID]] = defaultdict(list)
     for submission_id, job_id in finished:
-        by_channel[submission_id or job_id].append(job_id)
+        by_channel[finished_channel(submission_id or job_id)].append(job_id)
     if by_channel:
         with client.pipeline(transaction=False) as pipe:
-            for waited_for, job_ids in by_channel.items():
-                pipe.publish(finished_channel(waited_for), Finished(job_ids=job_ids).model_dump_json())
+            for channel, job_ids in by_channel.items():
+                pipe.publish(channel, Finished(job_ids=job_ids).model_dump_json())
             pipe.execute()

@@ -10,7 +10,14 @@ from uuid import UUID
 
 from alexq_schema.ids import new_id
 from alexq_schema.messages import ClassifyImage, ClassifyJobs
-from alexq_schema.names import IDS_PER_MESSAGE, QUEUE_CLASSIFY, TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS
+from alexq_schema.names import (
+    IDS_PER_MESSAGE,
+    QUEUE_CLASSIFY,
+    QUEUES,
+    TASK_CLASSIFY_IMAGE,
+    TASK_CLASSIFY_JOBS,
+    Lane,
+)
 from alexq_schema.settings import Settings
 
 
@@ -29,13 +36,14 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "result_serializer": "json",
         "task_default_queue": QUEUE_CLASSIFY,
+        "task_queues": {name: {} for name in QUEUES},
         "task_create_missing_queues": False,
         "enable_utc": True,
     }
 
 
-def publish(app: Any, jobs: Iterable[tuple[UUID, str]]) -> None:
-    """Tell workers to look at these (job id, task name) rows; pipelined, many ids to a message.
+def publish(app: Any, jobs: Iterable[tuple[UUID, str, Lane]]) -> None:
+    """Tell workers to look at these (job id, task name, lane) rows; pipelined, many ids to a message.
 
     Args:
         app: a Celery app configured with :func:`celery_config`.
@@ -43,17 +51,18 @@ def publish(app: Any, jobs: Iterable[tuple[UUID, str]]) -> None:
     Raises:
         kombu.exceptions.KombuError, OSError: the broker does not answer; any part may have gone out.
     """
-    by_task: defaultdict[str, list[UUID]] = defaultdict(list)
-    for job_id, task in jobs:
-        by_task[task].append(job_id)
+    alike: defaultdict[tuple[str, Lane], list[UUID]] = defaultdict(list)
+    for job_id, task, lane in jobs:
+        alike[task, lane].append(job_id)
     with app.producer_or_acquire() as producer, producer.batch():
-        for task, job_ids in by_task.items():
+        for (task, lane), job_ids in alike.items():
             for task_id, kwargs, told in _messages(task, job_ids):
                 app.send_task(
                     task,
                     kwargs=kwargs,
                     task_id=str(task_id),
                     kwargsrepr=told,
+                    queue=lane.queue,
                     producer=producer,
                     retry=False,
                     ignore_result=task == TASK_CLASSIFY_JOBS,

@@ -70,11 +70,7 @@ class Staging(Protocol):
         """
 
     def publish(self) -> None:
-        """Make every image readable under its key and durable: one sync for all.
-
-        Raises:
-            ImageStoreError: the store is full or does not answer; nothing is promised of any image.
-        """
+        """Publish this staging alone: see :meth:`ImageStore.publish`."""
 
     def __enter__(self) -> Self: ...
 
@@ -88,6 +84,13 @@ class ImageStore(Protocol):
 
     def staging(self) -> Staging:
         """Return a new, empty staging."""
+
+    def publish(self, stagings: Sequence[Staging]) -> None:
+        """Make every image of these stagings readable under its key and durable: one sync for all.
+
+        Raises:
+            ImageStoreError: the store is full or does not answer; nothing is promised of any image.
+        """
 
     def get(self, key: str) -> bytes:
         """Return an image's bytes, checked against its key.
@@ -141,6 +144,20 @@ class FileImageStore:
     def staging(self) -> FileStaging:
         """Return a new, empty staging."""
         return FileStaging(self)
+
+    def publish(self, stagings: Sequence[Staging]) -> None:
+        """Make every image readable under its key and durable: one sync (see :class:`ImageStore`)."""
+        paths: set[Path] = set()
+        try:
+            for staging in stagings:
+                assert isinstance(staging, FileStaging)
+                paths.update(staging.move())
+            for path in paths:
+                os.utime(path)  # young again: see ABANDONED_AFTER_S
+            if paths:
+                _sync(self.root, sorted(paths))
+        except OSError as error:
+            raise _store_error(self.root, error) from error
 
     def get(self, key: str) -> bytes:
         """Return an image's bytes, checked against its key (see :class:`ImageStore`)."""
@@ -227,17 +244,16 @@ class FileStaging:
         return draft
 
     def publish(self) -> None:
-        """Make every image readable under its key and durable: one sync for all."""
-        try:
-            for key, draft in self._drafts.items():
-                if draft is not None:
-                    self._rename(draft, self._store.path(key))
-                    self._drafts[key] = None
-                os.utime(self._store.path(key))  # young again: see ABANDONED_AFTER_S
-            if self._drafts:
-                _sync(self._store.root, [self._store.path(key) for key in self._drafts])
-        except OSError as error:
-            raise _store_error(self._store.root, error) from error
+        """Publish this staging alone: see :meth:`FileImageStore.publish`."""
+        self._store.publish([self])
+
+    def move(self) -> list[Path]:
+        """Rename every draft to its key; return where all images lie. Not durable yet."""
+        for key, draft in self._drafts.items():
+            if draft is not None:
+                self._rename(draft, self._store.path(key))
+                self._drafts[key] = None
+        return [self._store.path(key) for key in self._drafts]
 
     def _rename(self, draft: Path, path: Path) -> None:
         try:

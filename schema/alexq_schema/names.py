@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 from uuid import UUID
+
+from alexq_schema.ids import tag_of
 
 TASK_CLASSIFY_JOBS: Final = "alexq.classify_jobs"
 """Celery task: look at these job ids. Published by producers and the sweeper."""
@@ -12,7 +15,26 @@ TASK_CLASSIFY_IMAGE: Final = "alexq.classify_image"
 """Celery task: classify the image in, or named by, this message. Its task id is the job id."""
 
 QUEUE_CLASSIFY: Final = "alexq.classify"
-"""Celery queue (a Redis list) that carries both tasks."""
+"""Celery queue (a Redis list) of the interactive lane, and of Celery's own door."""
+
+QUEUE_BULK: Final = "alexq.classify.bulk"
+"""Celery queue of the bulk lane."""
+
+
+class Lane(StrEnum):
+    """Who waits for a job: a person or a service, or a submission of many; the first goes first."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+    @property
+    def queue(self) -> str:
+        """The Celery queue that carries this lane's messages."""
+        return QUEUE_CLASSIFY if self is Lane.INTERACTIVE else QUEUE_BULK
+
+
+QUEUES: Final = tuple(lane.queue for lane in Lane)
+"""Every queue that carries jobs, the first first."""
 
 KEY_QUEUE_EPOCH: Final = "alexq:queue:epoch"
 """String without expiry, known to the database too: gone or other, Redis has lost its data."""
@@ -22,5 +44,8 @@ IDS_PER_MESSAGE: Final = 64
 
 
 def finished_channel(waited_for: UUID) -> str:
-    """Return the Redis pub/sub channel that announces a submission's finished jobs, or one lone job."""
-    return f"alexq:{waited_for}:finished"
+    """Return the Redis pub/sub channel that announces a submission's finished jobs, or one lone job.
+
+    It is the producer's: all of its submissions share a tag.
+    """
+    return f"alexq:finished:{tag_of(waited_for):08x}"

@@ -23,6 +23,8 @@ class Claim:
     """Attempts before this one that ended in an error of ours."""
     crashes: int = 0
     """Processes that died while they held this job; any makes it a suspect, to be run alone."""
+    left_s: float | None = None
+    """Seconds from the claim to its deadline, by the database's clock; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,4 +70,11 @@ class Crashed:
     code: str = WorkerCrashedError.code
 
 
-Outcome = Succeeded | Failed | Errored | Crashed
+@dataclass(frozen=True, slots=True)
+class Late:
+    """It could not be done by its deadline any more, so it was not begun."""
+
+    claim: Claim
+
+
+Outcome = Succeeded | Failed | Errored | Crashed | Late

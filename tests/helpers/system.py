@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Row, select, update
 
 from alexq_schema.db import accept, jobs, publishing, queries, workers
-from alexq_schema.db.accept import NewJob
+from alexq_schema.db.accept import NewJob, NewSubmission
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
@@ -16,7 +16,7 @@ from alexq_schema.db.tables import Job as JobRow
 from alexq_schema.db.tables import JobEvent, Worker
 from alexq_schema.ids import new_id
 from alexq_schema.job import Job, ModelRef, Prediction
-from alexq_schema.names import TASK_CLASSIFY_JOBS
+from alexq_schema.names import Lane
 from alexq_schema.work import Claim, Outcome, Succeeded
 
 MODEL = ModelRef(name="alexnet", version="test", precision="fp32", trained=False)
@@ -41,18 +41,17 @@ class System:
             workers.register(connection, worker_id, host="h", pid=1, device="cpu", model_id=self.model_id)
         return worker_id
 
-    def queue(self, count: int, *, image: str = "a" * 64, deadline_s: float | None = None) -> list[UUID]:
+    def queue(
+        self,
+        count: int,
+        *,
+        image: str = "a" * 64,
+        deadline_s: float | None = None,
+        lane: Lane = Lane.BULK,
+    ) -> list[UUID]:
         new = [NewJob(new_id(), f"{number}.jpg", image, 3) for number in range(count)]
-        submission_id = new_id()
         with self.database.begin() as connection:
-            accept.add_submission(connection, submission_id, count)
-            accept.add(
-                connection,
-                new,
-                task=TASK_CLASSIFY_JOBS,
-                submission_id=submission_id,
-                deadline_s=deadline_s,
-            )
+            accept.add(connection, [NewSubmission(new_id(), new, lane, deadline_s)])
         return [job.job_id for job in new]
 
     def claim(self, job_ids: list[UUID], worker: UUID | None = None) -> list[Claim]:
@@ -74,10 +73,10 @@ class System:
         with self.database.begin() as connection:
             return jobs.return_silent(connection, silent_after_s=10, limits=LIMITS)
 
-    def take_unpublished(self, lost_after_s: float | None = None) -> list[UUID]:
+    def take_unpublished(self, **how: Any) -> list[UUID]:
         with self.database.begin() as connection:
-            found = publishing.take_unpublished(connection, limit=100, lost_after_s=lost_after_s)
-        return [job_id for job_id, _ in found]
+            found = publishing.take_unpublished(connection, **{"limit": 100, **how})
+        return [job_id for job_id, *_ in found]
 
     def redrive(self, job_ids: list[UUID] | None = None, **filters: Any) -> list[UUID]:
         with self.database.begin() as connection:

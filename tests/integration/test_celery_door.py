@@ -126,7 +126,7 @@ DIES_BEFORE_THE_ROW = """
 import os, signal, sys
 from alexq_worker import app
 from alexq_worker.door import Door
-Door.accept = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+Door._accept = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(app.main())
 """
 IMPATIENT = "import sys; from alexq_worker import app; app.VISIBILITY_S = 2; sys.exit(app.main())"

@@ -24,7 +24,7 @@ from alexq.stack.environment import environment
 from alexq_producer import Producer
 from alexq_schema.job import JobState
 from alexq_schema.models import ModelStore
-from alexq_schema.names import QUEUE_CLASSIFY
+from alexq_schema.names import QUEUES
 from alexq_schema.settings import Settings
 from alexq_worker.inference.torchvision_ops import import_torchvision
 from tests.helpers.eventually import eventually
@@ -111,6 +111,36 @@ def test_two_thousand_images_of_one_call_fill_the_batches(
     assert max(sizes) == 64
 
 
+def test_a_long_submission_does_not_keep_a_single_image_waiting(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    worker = start_worker(max_batch=16)
+    images = [encode(crop, "JPEG") for crop in photo_crops(64)]
+    bulk = producer.submit(images[number % 64] for number in range(900))
+    eventually(lambda: len(worker.lines("batch")) > 2, what="the bulk submission is under way")
+
+    single = producer.classify(images[0], timeout_s=60)
+
+    assert single.state is JobState.SUCCEEDED
+    assert (
+        bulk.counts()[JobState.SUCCEEDED] < 450
+    )  # first in, first out would be all
+    assert {job.state for job in bulk.wait(timeout_s=120)} == {JobState.SUCCEEDED}
+
+
+def test_nothing_is_left_unacked_when_everything_is_done(
+    producer: Producer, start_worker: StartWorker, broker_url: str
+) -> None:
+    start_worker()
+    submissions = [producer.submit(encode(crop, "JPEG")) for crop in photo_crops(20)]
+    producer.submit(encode(crop, "JPEG") for crop in photo_crops(20)).wait(timeout_s=60)
+    for submission in submissions:
+        submission.wait(timeout_s=60)
+
+    with redis.Redis.from_url(broker_url) as client:
+        eventually(lambda: client.hlen("unacked") == client.zcard("unacked_index") == 0, what="all is acked")
+
+
 def test_bf16_is_an_option_that_results_name(producer: Producer, start_worker: StartWorker) -> None:
     start_worker(precision="bf16")
 
@@ -144,7 +174,7 @@ def test_a_worker_that_is_told_to_stop_leaves_nothing_half_done(
 
 def ids_in_queue(broker_url: str) -> set[UUID]:
     with redis.Redis.from_url(broker_url) as client:
-        messages = [json.loads(message) for message in client.lrange(QUEUE_CLASSIFY, 0, -1)]
+        messages = [json.loads(text) for queue in QUEUES for text in client.lrange(queue, 0, -1)]
     bodies = [json.loads(base64.b64decode(message["body"])) for message in messages]
     return {UUID(job_id) for _, kwargs, _ in bodies for job_id in kwargs["job_ids"]}
 

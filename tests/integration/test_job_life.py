@@ -16,7 +16,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.db.tables import JobEvent, RefusedMessage, Submission
 from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
-from alexq_schema.work import Crashed, Errored, Failed
+from alexq_schema.work import Crashed, Errored, Failed, Late
 from alexq_worker.lifecycle import Notifier
 from alexq_worker.sweeper import Sweeper
 from tests.helpers.system import System, success
@@ -259,3 +259,16 @@ def test_nothing_is_taken_back_on_a_silence_that_proves_nothing(
 
     assert system.states(job_ids) == [left] * 2
     assert len(system.events(job_ids[0])) == (left == "queued")
+
+
+def test_a_claim_knows_how_long_there_is_and_a_job_that_cannot_make_it_expires(system: System) -> None:
+    hurried, patient = system.queue(1, deadline_s=60), system.queue(1)
+    late, other = system.claim([*hurried, *patient])
+    assert late.left_s == pytest.approx(60, abs=10)
+    assert other.left_s is None
+
+    assert system.commit([Late(late)]) == 1
+
+    job = system.get(late.job_id)
+    assert (str(job.state), job.error and job.error.code, job.attempt) == ("expired", "deadline_passed", 1)
+    assert system.commit([success(late)]) == 0  # and stays so

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import event, select
 
 from alexq_schema.db import accept, jobs, publishing, queries
-from alexq_schema.db.accept import NewJob
+from alexq_schema.db.accept import NewJob, NewSubmission
 from alexq_schema.db.clock import db_now, now
 from alexq_schema.db.session import Database
-from alexq_schema.db.tables import Job as JobRow
 from alexq_schema.ids import new_id
 from alexq_schema.job import JobState
-from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS
+from alexq_schema.names import Lane
 from alexq_schema.work import Crashed, Errored, Failed
 from tests.helpers.system import MODEL, System, success
 
@@ -243,10 +243,8 @@ def test_a_cancelled_job_is_not_claimed_and_a_running_ones_result_is_discarded(s
 def test_only_rows_without_a_message_are_published_again(system: System) -> None:
     job_ids = system.queue(5)
 
-    def take(lost_after_s: float | None = None) -> list[UUID]:
-        with system.database.begin() as connection:
-            found = publishing.take_unpublished(connection, limit=3, lost_after_s=lost_after_s)
-        return [job_id for job_id, _ in found]
+    def take(**how: Any) -> list[UUID]:
+        return system.take_unpublished(limit=3, **how)
 
     assert take() == []
     with system.database.begin() as connection:
@@ -254,34 +252,31 @@ def test_only_rows_without_a_message_are_published_again(system: System) -> None
     assert take() == job_ids[:3]
     assert take() == job_ids[3:4]
     assert take() == []
-    assert take(lost_after_s=60) == []
-    assert take(lost_after_s=-1) == job_ids[:3]
+    assert take(emptied=list(Lane), lost_after_s=60) == []
+    assert take(emptied=[Lane.INTERACTIVE], lost_after_s=-1) == []  # the other lane's queue says nothing
+    assert take(emptied=[Lane.BULK], lost_after_s=-1) == job_ids[:3]
 
 
 def test_a_job_overtaken_by_later_ones_has_lost_its_message(system: System) -> None:
     lost, slow, running, backlog = (system.queue(2) for _ in range(4))
-    for job_ids, age_s in ((lost, 100.0), (slow, 85.0), (running, 60.0), (backlog, 50.0)):
-        with system.database.begin() as connection:
-            connection.execute(
-                update(JobRow).where(JobRow.id.in_(job_ids)).values(published_at=db_now(-age_s))
-            )
-    system.claim(running)
+    passing = system.queue(2, lane=Lane.INTERACTIVE)  # overtakes every bulk job, as it should
+    ages = ((lost, 100.0), (slow, 85.0), (running, 60.0), (backlog, 50.0), (passing, 0.0))
+    for job_ids, age_s in ages:
+        system.change(job_ids, published_at=db_now(-age_s))
+    system.claim([*running, *passing])
     door = NewJob(new_id(), "door.jpg", "b" * 64, 3)  # published now, whenever its message was sent
     with system.database.begin() as connection:
-        accept.add_if_absent(connection, door, task=TASK_CLASSIFY_IMAGE)
+        accept.add_if_absent(connection, [door])
     system.claim([door.job_id])
 
-    with system.database.begin() as connection:
-        found = publishing.take_unpublished(connection, limit=10)
-
-    assert [job_id for job_id, _ in found] == lost  # and never the healthy backlog
+    assert system.take_unpublished() == lost  # and never the healthy backlog
 
 
 def test_a_job_that_came_twice_is_one_row(system: System) -> None:
     job = NewJob(new_id(), "twice.jpg", "b" * 64, 3)
     for _ in range(2):
         with system.database.begin() as connection:
-            accept.add_if_absent(connection, job, task=TASK_CLASSIFY_JOBS)
+            accept.add_if_absent(connection, [job])
 
     assert system.states([job.job_id]) == ["queued"]
 
@@ -290,7 +285,7 @@ def test_a_job_that_came_twice_is_one_row(system: System) -> None:
 def test_any_file_name_can_be_stored(system: System, source: str) -> None:
     job = NewJob(new_id(), source, "b" * 64, 3)
     with system.database.begin() as connection:
-        accept.add(connection, [job], task=TASK_CLASSIFY_JOBS, submission_id=None)
+        accept.add(connection, [NewSubmission(new_id(), [job], Lane.BULK)])
 
     assert system.get(job.job_id).source[:1] == source[:1]
 

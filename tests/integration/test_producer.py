@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from alexq_producer import Producer
+from alexq_schema.announcing import announce
 from alexq_schema.db import jobs, publishing, queries, workers
 from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
@@ -29,10 +31,9 @@ from alexq_schema.errors import (
     WaitTimeoutError,
 )
 from alexq_schema.ids import new_id
-from alexq_schema.images import FileImageStore
+from alexq_schema.images import FileImageStore, Staging
 from alexq_schema.job import JobState, ModelRef, Prediction
-from alexq_schema.messages import Finished
-from alexq_schema.names import QUEUE_CLASSIFY, finished_channel
+from alexq_schema.names import QUEUES, Lane, finished_channel
 from alexq_schema.settings import Settings
 from alexq_schema.work import Succeeded
 from tests.helpers.eventually import eventually
@@ -53,6 +54,11 @@ def client(broker_url: str) -> Iterator[redis.Redis]:
 def stored(settings: Settings) -> int:
     root = FileImageStore(settings.data_dir / "images").root
     return sum(path.is_file() for path in root.rglob("*"))
+
+
+def waiting(client: redis.Redis) -> int:
+    """Return how many messages wait in all lanes."""
+    return sum(client.llen(name) for name in QUEUES)  # type: ignore[misc]
 
 
 def rows(database: Database) -> int:
@@ -87,7 +93,7 @@ def test_an_image_is_stored_once_and_its_jobs_are_many(producer: Producer, setti
 def test_many_ids_go_in_one_message(producer: Producer, client: redis.Redis) -> None:
     producer.submit(jpeg(number) for number in range(130))
 
-    assert client.llen(QUEUE_CLASSIFY) == 3  # 64 + 64 + 2
+    assert waiting(client) == 3  # 64 + 64 + 2
 
 
 def test_statements_grow_by_the_thousand_not_by_the_image(producer: Producer) -> None:
@@ -132,7 +138,7 @@ def test_a_refused_image_is_named_and_nothing_is_stored(
     with pytest.raises(error, match=name.rstrip("\0")):
         producer.submit([jpeg(1), bad, jpeg(2)])
 
-    assert (stored(settings), rows(database), client.llen(QUEUE_CLASSIFY)) == (0, 0, 0)
+    assert (stored(settings), rows(database), waiting(client)) == (0, 0, 0)
 
 
 def test_refused_images_may_be_skipped(producer: Producer) -> None:
@@ -184,7 +190,7 @@ def test_without_a_broker_jobs_are_accepted_and_wait_for_the_sweeper(
         submission = producer.submit([jpeg(1), jpeg(2)])
 
     with database.begin() as connection:
-        unpublished = [job_id for job_id, _ in publishing.take_unpublished(connection, limit=10)]
+        unpublished = [job_id for job_id, *_ in publishing.take_unpublished(connection, limit=10)]
     assert unpublished == list(submission.job_ids)
 
 
@@ -194,7 +200,7 @@ def test_without_a_database_nothing_is_accepted(settings: Settings, client: redi
     with Producer(unreachable) as producer, pytest.raises(DatabaseUnavailableError, match="does not answer"):
         producer.submit(jpeg())
 
-    assert client.llen(QUEUE_CLASSIFY) == 0
+    assert waiting(client) == 0
 
 
 def test_unknown_ids_are_named(producer: Producer) -> None:
@@ -240,10 +246,7 @@ class Finisher:
                 pause_s=lambda _: 0.0,
             )
         if submission_id is not None:
-            self.client.publish(
-                finished_channel(submission_id),  # type: ignore[arg-type]
-                Finished(job_ids=[job_id]).model_dump_json(),  # type: ignore[list-item]
-            )
+            announce(self.client, [(submission_id, job_id)])  # type: ignore[list-item]
 
 
 def test_results_come_in_completion_order_as_they_are_announced(
@@ -309,7 +312,7 @@ def test_a_submission_that_fails_half_way_leaves_no_row(
     with pytest.raises(DatabaseUnavailableError):
         producer.submit(jpeg(number) for number in range(50))
 
-    assert (rows(database), client.llen(QUEUE_CLASSIFY)) == (0, 0)
+    assert (rows(database), waiting(client)) == (0, 0)
 
 
 def test_a_database_without_tables_is_a_clear_error(settings: Settings, tmp_path: Path) -> None:
@@ -344,3 +347,101 @@ def test_an_earlier_submission_is_found_again(
 
     assert [job.job_id for job in again.wait(timeout_s=5)] == list(job_ids)
     assert again.counts() == {JobState.SUCCEEDED: 2}
+
+
+def test_submissions_that_come_together_share_one_sync_one_transaction_and_their_messages(
+    producer: Producer, database: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go, groups = threading.Event(), []
+    publish = producer._images.publish
+
+    def held(stagings: Sequence[Staging]) -> None:
+        groups.append(len(stagings))
+        assert may_go.wait(20)
+        publish(stagings)
+
+    monkeypatch.setattr(producer._images, "publish", held)
+    commits = []
+    event.listen(producer._database.engine, "commit", commits.append)
+    with ThreadPoolExecutor(33) as threads:
+        first = threads.submit(producer.submit, jpeg(0))
+        eventually(lambda: groups == [1], what="the first is being accepted")
+        others = [threads.submit(producer.submit, jpeg(number)) for number in range(1, 33)]
+        together = producer._acceptance._accept_together
+        eventually(lambda: len(together._waiting) == 32, what="the others wait")
+        may_go.set()
+        submissions = [future.result(20) for future in (first, *others)]
+
+    assert groups == [1, 32]
+    assert len(commits) == 2
+    assert waiting(client) == 2
+    assert len({submission.id for submission in submissions}) == 33
+    assert rows(database) == 33
+    sources = [producer.jobs(submission.job_ids)[0].submission_id for submission in submissions]
+    assert sources == [submission.id for submission in submissions]
+
+
+def test_one_image_is_interactive_and_many_are_bulk_unless_the_caller_says_otherwise(
+    producer: Producer, client: redis.Redis
+) -> None:
+    def lengths() -> list[int]:
+        return [client.llen(lane.queue) for lane in (Lane.INTERACTIVE, Lane.BULK)]  # type: ignore[misc]
+
+    producer.submit(jpeg(1))
+    assert lengths() == [1, 0]
+    producer.submit([jpeg(1), jpeg(2)])
+    assert lengths() == [1, 1]
+    producer.submit(jpeg(1), lane=Lane.BULK)
+    producer.submit([jpeg(1), jpeg(2)], lane=Lane.INTERACTIVE)
+    assert lengths() == [2, 2]
+
+
+def test_threads_that_wait_share_one_subscription_and_get_their_own_results(
+    producer: Producer, database: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 3600)  # they are told, or never know
+    finisher = Finisher(database, client)
+    submissions = [producer.submit(jpeg(number)) for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        waits = [threads.submit(submission.wait, 20) for submission in submissions]
+        listeners = producer._announcements._listeners
+        eventually(lambda: len(listeners) == 8, what="everyone listens")
+        assert client.pubsub_numsub(finished_channel(submissions[0].id))[0][1] == 1
+        for submission in submissions:
+            finisher.finish(submission.job_ids[0], submission_id=submission.id)
+
+        assert [[job.job_id for job in wait.result(20)] for wait in waits] == [
+            list(submission.job_ids) for submission in submissions
+        ]
+    assert not listeners  # nothing is kept of those who have gone
+
+
+def test_another_producers_submission_can_be_waited_for(
+    producer: Producer,
+    settings: Settings,
+    database: Database,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 3600)
+    theirs = producer.submit(jpeg())
+    with Producer(settings) as other, ThreadPoolExecutor(1) as threads:
+        wait = threads.submit(other.submission(theirs.id).wait, 20)
+        eventually(lambda: other._announcements.hears(finished_channel(theirs.id)), what="it listens")
+        Finisher(database, client).finish(theirs.job_ids[0], submission_id=theirs.id)
+
+        assert wait.result(20)[0].label == "cat"
+
+
+def test_what_is_announced_while_the_connection_is_lost_is_asked_for(
+    producer: Producer, database: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 3600)
+    submission = producer.submit(jpeg())
+    with ThreadPoolExecutor(1) as threads:
+        wait = threads.submit(submission.wait, 30)
+        eventually(lambda: producer._announcements.hears(finished_channel(submission.id)), what="it listens")
+        Finisher(database, client).finish(submission.job_ids[0])  # and nobody says so
+        client.client_kill_filter(_type="pubsub")
+
+        assert wait.result(30)[0].label == "cat"

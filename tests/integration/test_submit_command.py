@@ -167,7 +167,7 @@ def test_ctrl_c_leaves_the_jobs_running_and_says_how_to_fetch_them(
         text=True,
     )
     with redis.Redis.from_url(settings.broker_url) as client:
-        eventually(lambda: client.pubsub_channels("alexq:*:finished"), what="it waits for results")
+        eventually(lambda: client.pubsub_channels("alexq:finished:*"), what="it waits for results")
 
     command.send_signal(signal.SIGINT)
     stderr = command.communicate(timeout=20)[1]

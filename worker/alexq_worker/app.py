@@ -28,7 +28,7 @@ from alexq_schema.errors import AlexqError, UnavailableError
 from alexq_schema.ids import new_id
 from alexq_schema.images import open_image_store
 from alexq_schema.models import ModelStore
-from alexq_schema.names import QUEUE_CLASSIFY
+from alexq_schema.names import QUEUE_CLASSIFY, QUEUES
 from alexq_schema.settings import Settings
 from alexq_worker import logs, tasks
 from alexq_worker.door import Door
@@ -41,6 +41,7 @@ from alexq_worker.isolation.parent import IsolatedEngine
 from alexq_worker.lifecycle import Heartbeat, Notifier, Repeating
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
+from alexq_worker.pool import Pool
 from alexq_worker.refusals import Refusals
 from alexq_worker.sweeper import SWEEP_EVERY_S, Sweeper
 from alexq_worker.table import SqlJobTable
@@ -54,9 +55,6 @@ VISIBILITY_S = 60
 Jobs do not need it, as their rows bring them back; a message of Celery's own door does, while it has none
 yet. A message that is delivered twice finds nothing to claim.
 """
-
-MAX_MESSAGES = 512
-"""Messages in hand at once, at most: each holds a thread."""
 
 log = logging.getLogger("alexq.worker")
 batch_log = structlog.get_logger("alexq.batch")
@@ -138,13 +136,13 @@ class Process:
             on_room=intake.wake,
             on_fatal=self._broke,
         )
-        self.messages = min(self.pipeline.capacity, MAX_MESSAGES)
-        self.app = celery_app(settings, messages=self.messages)
+        self.messages = 2 * self.pipeline.capacity
+        self.app = celery_app(settings)
         self.refusals = Refusals(self.database)
         self.refusals.connect()
         self.app.steps["consumer"].update({intake.step(self.pipeline), self.refusals.step()})
-        door = Door(self.database, images, settings.max_image_bytes)
-        tasks.register(self.app, self.pipeline, door, self.refusals)
+        self.door = Door(self.database, images, settings.max_image_bytes, self.pipeline)
+        tasks.register(self.app, self.pipeline, self.door, self.refusals)
         heartbeat = Heartbeat(
             self.database,
             self.worker_id,
@@ -161,7 +159,7 @@ class Process:
             notifier=self.notifier,
             heartbeat=heartbeat,
         )
-        watch = Watch(self.pipeline, lambda: client.llen(QUEUE_CLASSIFY), settings.unhealthy_after_s)
+        watch = Watch(self.pipeline, lambda: sum(map(client.llen, QUEUES)), settings.unhealthy_after_s)
         self.health = Health(self.database, self.worker_id, settings.health_file, watch.trouble)
         self._repeating = [
             Repeating("alexq-health", settings.heartbeat_s, self.health.look),
@@ -177,7 +175,8 @@ class Process:
         host = socket.gethostname()
         worker = self.app.Worker(
             hostname=f"alexq-{os.getpid()}@{host}",
-            pool="threads",
+            pool=Pool,
+            queues=[QUEUE_CLASSIFY],  # the intake consumes the others
             concurrency=self.messages,
             without_mingle=True,
             without_gossip=True,
@@ -187,6 +186,7 @@ class Process:
         worker.start()
         was_told_to_stop = self.pipeline.is_draining
         self.pipeline.drain()
+        self.door.stop()
         for repeating in self._repeating:
             repeating.stop()
         if not self.pipeline.stop(self.settings.stop_grace_s):
@@ -221,6 +221,7 @@ class Process:
                 model_id=self.model_id,
             )
         self.pipeline.start()
+        self.door.start()
         for repeating in self._repeating:
             repeating.start()
         log.info("ready: %s on %s", self.engine.model_ref.name, self.engine.device_name)
@@ -259,11 +260,9 @@ class Process:
             batch_log.info("failed", **report.failed)
 
 
-def celery_app(settings: Settings, *, messages: int) -> Celery:
-    """Return the app of a worker that handles up to ``messages`` at once, without tasks."""
+def celery_app(settings: Settings) -> Celery:
+    """Return the app of a worker, without tasks."""
     config = celery_config(settings)
-    # Every one of them may be acked at the same moment; an ack without a connection would be lost.
-    config["broker_transport_options"]["max_connections"] = messages + 16
     config["broker_transport_options"]["visibility_timeout"] = VISIBILITY_S
     app = Celery("alexq")
     app.conf.update(

@@ -17,7 +17,7 @@ from alexq_schema.db.jobs import Ended, Limits
 from alexq_schema.db.session import Database
 from alexq_schema.images import PARTS, ImageStore
 from alexq_schema.job import JobState
-from alexq_schema.names import KEY_QUEUE_EPOCH, QUEUE_CLASSIFY
+from alexq_schema.names import KEY_QUEUE_EPOCH, Lane
 from alexq_schema.settings import Settings
 from alexq_worker.lifecycle import Heartbeat, Notifier
 
@@ -27,8 +27,6 @@ SWEEP_LIMIT = 4_096
 """Rows changed in one transaction, at most."""
 PUBLISH_FOR_S = 5.0
 """Time that one round spends on publishing; the next goes on."""
-LOST_AFTER_S = 10.0
-"""Age of a queued job's last message at which an empty queue proves the message lost."""
 CLEAN_EVERY_S = 60.0
 """Pause between two rounds of deleting what retention allows; each looks at one part of the images."""
 
@@ -152,23 +150,21 @@ class Sweeper:
     def _republish(self) -> None:
         # An empty queue with queued rows: their messages are lost, or in the hands of a worker that
         # will claim them within seconds (a second message then finds nothing to claim).
-        is_queue_empty = self._redis.llen(QUEUE_CLASSIFY) == 0
+        emptied = [lane for lane in Lane if self._redis.llen(lane.queue) == 0]
         until = self._clock() + PUBLISH_FOR_S
         is_more_left = True
         while is_more_left and self._clock() < until:
             with self._database.begin() as connection:
-                missing = publishing.take_unpublished(
-                    connection, limit=SWEEP_LIMIT, lost_after_s=LOST_AFTER_S if is_queue_empty else None
-                )
+                missing = publishing.take_unpublished(connection, limit=SWEEP_LIMIT, emptied=emptied)
             if missing:
                 self._publish(missing)
             is_more_left = len(missing) == SWEEP_LIMIT
 
-    def _publish(self, missing: Sequence[tuple[UUID, str]]) -> None:
+    def _publish(self, missing: Sequence[tuple[UUID, str, Lane]]) -> None:
         try:
             publish(self._app, missing)
         except (KombuError, OSError):
             with self._database.begin() as connection:
-                publishing.mark_unpublished(connection, [job_id for job_id, _ in missing])
+                publishing.mark_unpublished(connection, [job_id for job_id, *_ in missing])
             raise
         log.info("published %d jobs whose message was missing", len(missing))

@@ -53,6 +53,7 @@ def no_false_reclaim(scene: Scene) -> None:
     scene.submit(scene.jobs(short=600, full=1_000))
     while time.monotonic() - began < lasts_s:
         scene.submit(scene.jobs(short=600, full=1_000))
+        scene.wait_submitted(300.0)
         scene.wait_for(lambda: len(scene.checker.job_ids("queued")) < 500, 300.0, "most of it is done")
     scene.note(load_s=round(time.monotonic() - began))
     scene.finish(scene.pick(short=90.0, full=600.0))

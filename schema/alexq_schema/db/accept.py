@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, Float, bindparam, insert
 from sqlalchemy.dialects import postgresql, sqlite
 
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.jobs import storable
 from alexq_schema.db.tables import Job, Submission
 from alexq_schema.job import JobState
+from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS, Lane
 
 ROWS_PER_STATEMENT = 1_000
 
@@ -28,9 +29,15 @@ class NewJob:
     image_bytes: int
 
 
-def add_submission(connection: Connection, submission_id: UUID, total: int) -> None:
-    """Insert the row of a submission of ``total`` jobs."""
-    connection.execute(insert(Submission).values(id=submission_id, total=total, created_at=db_now()))
+@dataclass(frozen=True, slots=True)
+class NewSubmission:
+    """What one call handed in, about to become rows."""
+
+    submission_id: UUID
+    jobs: Sequence[NewJob]
+    lane: Lane
+    deadline_s: float | None = None
+    """Those that no worker has begun by then, from now, expire; None waits for ever."""
 
 
 _NEW = {
@@ -42,40 +49,44 @@ _NEW = {
     "published_at": db_now(),
 }
 
+_ADD = insert(Job).values({**_NEW, "expires_at": db_now(bindparam("b_deadline_s", type_=Float))})
 
-def add(
-    connection: Connection,
-    jobs: Sequence[NewJob],
-    *,
-    task: str,
-    submission_id: UUID | None,
-    deadline_s: float | None = None,
-) -> None:
-    """Insert queued jobs, as published: a message that then gets lost is the sweeper's to notice.
 
-    Args:
-        deadline_s: those that no worker has begun by then expire; None waits for ever.
+def add(connection: Connection, submissions: Sequence[NewSubmission]) -> None:
+    """Insert submissions and their queued jobs, a thousand rows a statement.
+
+    The jobs count as published: a message that then gets lost is the sweeper's to notice.
     """
-    expires_at = None if deadline_s is None else db_now(deadline_s)
-    statement = insert(Job).values({**_NEW, "expires_at": expires_at})
-    for start in range(0, len(jobs), ROWS_PER_STATEMENT):
-        some = enumerate(jobs[start : start + ROWS_PER_STATEMENT], start)
-        connection.execute(statement, [_row(job, position, task, submission_id) for position, job in some])
+    connection.execute(
+        insert(Submission).values(created_at=db_now()),
+        [{"id": one.submission_id, "total": len(one.jobs)} for one in submissions],
+    )
+    rows = [
+        {
+            **_row(job, position, TASK_CLASSIFY_JOBS, one.lane),
+            "submission_id": one.submission_id,
+            "b_deadline_s": one.deadline_s,
+        }
+        for one in submissions
+        for position, job in enumerate(one.jobs)
+    ]
+    for start in range(0, len(rows), ROWS_PER_STATEMENT):
+        connection.execute(_ADD, rows[start : start + ROWS_PER_STATEMENT])
 
 
-def add_if_absent(connection: Connection, job: NewJob, *, task: str) -> None:
-    """Insert a queued job unless its id is there already: a message may be delivered twice."""
+def add_if_absent(connection: Connection, jobs: Sequence[NewJob]) -> None:
+    """Insert queued jobs of Celery's own door, but for ids that are there: a message may come twice."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(Job).values({**_NEW, **_row(job, 0, task, None)})
-    connection.execute(statement.on_conflict_do_nothing(index_elements=[Job.id]))
+    statement = dialect.insert(Job).values(_NEW).on_conflict_do_nothing(index_elements=[Job.id])
+    connection.execute(statement, [_row(job, 0, TASK_CLASSIFY_IMAGE, Lane.INTERACTIVE) for job in jobs])
 
 
-def _row(job: NewJob, position: int, task: str, submission_id: UUID | None) -> dict[str, Any]:
+def _row(job: NewJob, position: int, task: str, lane: Lane) -> dict[str, Any]:
     return {
         "id": job.job_id,
-        "submission_id": submission_id,
         "position": position,
         "task": task,
+        "lane": lane,
         "source": storable(job.source)[:1024],
         "image_key": job.image_key,
         "image_bytes": job.image_bytes,

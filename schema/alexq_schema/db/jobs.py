@@ -1,6 +1,6 @@
 """The job state machine: every transition, each one conditional UPDATE.
 
-    (accept) ──▶ queued ──claim──▶ running ──commit──▶ succeeded | failed | queued | dead
+    (accept) ──▶ queued ──claim──▶ running ──commit──▶ succeeded | failed | queued | dead | expired
                   │ ▲ ▲              │ │
                   │ │ └───release────┘ └──return_silent──▶ queued | dead
                   │ └─────redrive────── dead
@@ -46,7 +46,7 @@ from alexq_schema.db.clock import db_now
 from alexq_schema.db.tables import Job, JobEvent, Worker
 from alexq_schema.errors import DeadlineError, WorkerCrashedError
 from alexq_schema.job import JobState
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, Succeeded
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
 
 Id = TypeVar("Id", UUID, str)
 
@@ -118,6 +118,8 @@ def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> l
             Job.errors,
             Job.crashes,
             Job.position,
+            Job.expires_at,
+            case((Job.expires_at.is_not(None), db_now())).label("now"),
         )
     )
     rows = connection.execute(statement).all()
@@ -132,6 +134,7 @@ def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> l
             image_key=row.image_key,
             errors=row.errors,
             crashes=row.crashes,
+            left_s=None if row.expires_at is None else (row.expires_at - row.now).total_seconds(),
         )
         for row in ordered
     ]
@@ -177,6 +180,7 @@ def commit(
     failed = [o for o in outcomes if isinstance(o, Failed)]
     errored = [o for o in outcomes if isinstance(o, Errored)]
     crashed = [o for o in outcomes if isinstance(o, Crashed)]
+    late = [o for o in outcomes if isinstance(o, Late)]
     mine = _mine(worker_id)
     written = 0
     if succeeded:
@@ -198,7 +202,17 @@ def commit(
         rows = [_error(outcome) for outcome in crashed]
         connection.execute(_record_mine(worker_id, JobEventKind.CRASHED), rows)
         written += _write(connection, _crash_back_or_dead(mine, limits.max_crashes), rows)
+    if late:
+        written += _write(connection, mine.values(**_EXPIRED), (_held(o.claim) for o in late))
     return written
+
+
+_EXPIRED: dict[str, Any] = {
+    "state": JobState.EXPIRED,
+    "finished_at": db_now(),
+    "error_code": DeadlineError.code,
+    "error_detail": "no worker was free in time to do it by its deadline: submit again, or add workers",
+}
 
 
 def _succeed(mine: Update, model_id: int) -> Update:
@@ -365,17 +379,7 @@ def expire(connection: Connection, *, limit: int) -> list[Ended]:
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    statement = (
-        update(Job)
-        .where(Job.id.in_(late))
-        .values(
-            state=JobState.EXPIRED,
-            finished_at=db_now(),
-            error_code=DeadlineError.code,
-            error_detail="no worker was free before the deadline: submit again, or add workers",
-        )
-        .returning(Job.id, Job.submission_id)
-    )
+    statement = update(Job).where(Job.id.in_(late)).values(**_EXPIRED).returning(Job.id, Job.submission_id)
     return [Ended(row.id, row.submission_id, JobState.EXPIRED) for row in connection.execute(statement)]
 
 

@@ -75,6 +75,8 @@ class Job(Base):
     """Place in the submission, from 0."""
     task: Mapped[str] = mapped_column(String(64))
     """The Celery task whose message serves this job."""
+    lane: Mapped[str] = mapped_column(String(16), server_default="bulk")
+    """Whose queue its messages go to: ``interactive`` or ``bulk``."""
     source: Mapped[str] = mapped_column(String(1024))
     image_key: Mapped[str] = mapped_column(String(64))
     """SHA-256 of the image, its key in the image store."""

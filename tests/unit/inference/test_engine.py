@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from alexq_schema.errors import DeviceError, EngineError, ModelInvalidError, ModelNotReadyError
+from alexq_schema.errors import (
+    DeviceError,
+    DeviceMemoryError,
+    EngineError,
+    ModelInvalidError,
+    ModelNotReadyError,
+)
 from alexq_schema.job import ModelRef
 from alexq_schema.models import ModelInfo, ModelStore, ModelVersion
 from alexq_worker.inference.engine import Engine
@@ -42,7 +49,8 @@ def test_an_engine_says_what_it_serves(pets):
     assert engine.labels == ["cat", "dog", "horse"]
     assert engine.model_ref == ModelRef(name="pets", version="v1", precision="fp32", trained=True)
     assert engine.device_name == "cpu"
-    assert engine.max_batch == 4
+    assert engine.max_batch == engine.batch_limit == 4
+    assert not engine.is_graphed
     batch = engine.new_batch()
     assert (batch.shape, batch.dtype) == ((4, 224, 224, 3), np.uint8)
     assert batch.flags.writeable
@@ -152,6 +160,145 @@ def test_a_failing_device_is_an_engine_error_and_the_next_batch_works(pets, monk
             engine.classify(IMAGES)
     assert caught.value.is_retryable
     assert engine.classify(IMAGES).indices.shape == (4, 3)
+
+
+def out_of_memory_above(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a larger batch than ``size`` fail in the network."""
+    forward = torch.nn.Linear.forward
+
+    def full(self, inputs):
+        if len(inputs) > size:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return forward(self, inputs)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", full)
+
+
+def test_a_batch_that_does_not_fit_halves_the_limit_at_the_warm_up(pets, monkeypatch, caplog):
+    out_of_memory_above(1, monkeypatch)
+    engine = load(pets)
+    engine.warm_up()
+    assert (engine.max_batch, engine.batch_limit) == (4, 1)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "batch of 4" in caplog.messages[0]
+    assert "trying batches of 2" in caplog.messages[0]
+    assert engine.classify(IMAGES[:1]).indices.shape == (1, 3)
+    assert len(engine.new_batch()) == 4
+
+
+def test_one_image_that_does_not_fit_is_an_error(pets, monkeypatch):
+    out_of_memory_above(0, monkeypatch)
+    engine = load(pets)
+    with pytest.raises(DeviceMemoryError, match="batch of 1"):
+        engine.warm_up()
+    with pytest.raises(ModelNotReadyError):
+        engine.classify(IMAGES[:1])
+
+
+def test_lowering_the_limit_halves_it_down_to_one(pets):
+    engine = load(pets)
+    with pytest.raises(ModelNotReadyError):
+        engine.lower_limit()
+    engine.warm_up()
+    before = engine.classify(IMAGES)
+    limits = []
+    for _ in range(3):
+        engine.lower_limit()
+        limits.append(engine.batch_limit)
+        with pytest.raises(ValueError, match=f"1 to {engine.batch_limit} images, not 4"):
+            engine.classify(IMAGES)
+        after = engine.classify(IMAGES[: engine.batch_limit])
+        assert np.allclose(after.probabilities, before.probabilities[: engine.batch_limit], atol=1e-4)
+    assert limits == [2, 1, 1]
+
+
+def test_lowering_the_limit_goes_on_to_what_fits(pets, monkeypatch):
+    engine = load(pets)
+    engine.warm_up()
+    out_of_memory_above(1, monkeypatch)
+    engine.lower_limit()
+    assert engine.batch_limit == 1
+
+
+def test_running_out_of_memory_lets_go_of_what_filled_it(pets, monkeypatch):
+    engine = load(pets)
+    engine.warm_up()
+    filling = []
+
+    def full(self, inputs):
+        large = torch.zeros(8)
+        filling.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", full)
+    with pytest.raises(DeviceMemoryError) as caught:
+        engine.classify(IMAGES)
+    assert caught.value.__cause__ is not None  # and with it the frames
+    assert filling[0]() is None
+
+
+def test_what_was_launched_has_its_answer_whenever_it_is_asked_for(pets):
+    engine = load(pets)
+    engine.warm_up()
+    expected = engine.classify(IMAGES)
+    first, second = engine.launch(IMAGES[:1].copy()), engine.launch(IMAGES[1:])
+    second.wait_copied()
+    assert np.array_equal(second.result().probabilities, expected.probabilities[1:])
+    assert np.array_equal(first.result().indices, expected.indices[:1])
+    assert np.array_equal(first.result().indices, expected.indices[:1])
+
+
+def test_probabilities_that_are_no_numbers_are_an_error(pets):
+    engine = load(pets)
+    engine.warm_up()
+    with torch.inference_mode():
+        engine.forward._network.head.bias[0] = torch.nan
+    with pytest.raises(EngineError, match="not finite"):
+        engine.classify(IMAGES)
+    with pytest.raises(EngineError, match="not finite"):
+        engine.check()
+
+
+def test_the_check_passes_until_the_device_gives_something_else(pets):
+    engine = load(pets)
+    with pytest.raises(ModelNotReadyError):
+        engine.check()
+    engine.warm_up()
+    engine.check()
+    with torch.inference_mode():
+        engine.forward._network.head.bias[0] += 100
+    with pytest.raises(EngineError, match="those of its warm-up"):
+        engine.check()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_fp16_is_for_cuda_only(pets):
+    for device in ("cpu", "auto"):
+        with pytest.raises(DeviceError, match=r"fp16 needs a CUDA device, not .*: set ALEXQ_PRECISION=bf16"):
+            load(pets, device=device, precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_failures(error, is_full, pets, monkeypatch):
+    engine = load(pets)
+    engine.warm_up()
+
+    def fails(self, inputs):
+        raise error
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", fails)
+    with pytest.raises(EngineError) as caught:
+        engine.classify(IMAGES)
+    assert isinstance(caught.value, DeviceMemoryError) == is_full
+    assert ("ALEXQ_MAX_BATCH" in caught.value.detail) == is_full
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

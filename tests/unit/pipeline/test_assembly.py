@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alexq_worker.pipeline.assembly import Assembly
+from alexq_worker.pipeline.policy import BatchPolicy
 from alexq_worker.pipeline.ports import Pixels
 
 
@@ -22,7 +23,7 @@ class Grey:
 
 
 def assembly(max_batch: int = 4) -> Assembly[int]:
-    return Assembly(lambda: np.zeros((max_batch, 2, 2, 3), np.uint8))
+    return Assembly(lambda: np.zeros((max_batch, 2, 2, 3), np.uint8), BatchPolicy(max_batch))
 
 
 def test_a_free_device_takes_what_is_there_without_waiting_for_more() -> None:

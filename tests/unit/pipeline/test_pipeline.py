@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -14,15 +15,18 @@ from numpy.typing import NDArray
 from alexq_schema.errors import (
     DatabaseFullError,
     DatabaseUnavailableError,
+    DeviceMemoryError,
     ImageCorruptError,
     ImageNotFoundError,
 )
 from alexq_schema.ids import new_id
 from alexq_schema.job import Job, Prediction
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, Succeeded
+from alexq_schema.names import Lane
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pipeline.ports import Pixels
+from alexq_worker.pipeline.ticket import Summary
 from tests.helpers.eventually import eventually
 
 MAX_BATCH = 8
@@ -40,6 +44,7 @@ class MemoryTable:
     def __init__(self) -> None:
         self.queued: dict[UUID, str] = {}
         self.crashes: dict[UUID, int] = {}
+        self.left_s: dict[UUID, float] = {}
         self.outcomes: dict[UUID, Outcome] = {}
         self.released: list[UUID] = []
         self.calls: list[str] = []
@@ -63,6 +68,7 @@ class MemoryTable:
                 source="source",
                 image_key=self.queued.pop(job_id),
                 crashes=self.crashes.get(job_id, 0),
+                left_s=self.left_s.get(job_id),
             )
             for job_id in taken
         ]
@@ -135,7 +141,16 @@ class GreyEngine:
         self.may_go.set()
         self.fails = False
         self.cannot = -1  # a grey value
+        self.limit = MAX_BATCH
+        self.memory = MAX_BATCH
         self.checks = 0
+
+    @property
+    def batch_limit(self) -> int:
+        return self.limit
+
+    def lower_limit(self) -> None:
+        self.limit = max(1, self.limit // 2)
 
     def check(self) -> None:
         self.checks += 1
@@ -149,6 +164,8 @@ class GreyEngine:
         self.sizes.append(len(images))
         values = images[:, :1, 0, 0].astype(np.int64)
         assert self.may_go.wait(10)
+        if len(images) > self.memory:
+            raise DeviceMemoryError("out of memory")
         if self.fails or self.cannot in values:
             raise RuntimeError("out of order")
         return Top(values, np.ones(values.shape, np.float32))
@@ -199,6 +216,9 @@ class Rig:
             on_fatal=self.fatal.append,
         )
 
+    def submit(self, job_ids: Sequence[UUID], lane: Lane = Lane.BULK) -> Future[Summary]:
+        return self.pipeline.submit(job_ids, lane)
+
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
@@ -214,7 +234,7 @@ def rig() -> Iterator[Rig]:
 def test_each_job_gets_the_answer_to_its_own_image(rig: Rig) -> None:
     wanted = {job_id: value for value in range(100) for job_id in rig.table.queue(1, str(value))}
 
-    rig.pipeline.submit(list(wanted)).result(10)
+    rig.submit(list(wanted)).result(10)
 
     got = {
         job_id: outcome.predictions[0].index
@@ -225,16 +245,16 @@ def test_each_job_gets_the_answer_to_its_own_image(rig: Rig) -> None:
 
 
 def test_a_lone_image_goes_straight_through(rig: Rig) -> None:
-    rig.pipeline.submit(rig.table.queue(1)).result(10)
+    rig.submit(rig.table.queue(1)).result(10)
 
     assert rig.engine.sizes == [1]
 
 
 def test_batches_fill_while_the_device_is_busy(rig: Rig) -> None:
     rig.engine.may_go.clear()
-    first = rig.pipeline.submit(rig.table.queue(1))
+    first = rig.submit(rig.table.queue(1))
     eventually(lambda: rig.engine.sizes == [1])
-    rest = [rig.pipeline.submit(rig.table.queue(1)) for _ in range(MAX_BATCH)]
+    rest = [rig.submit(rig.table.queue(1)) for _ in range(MAX_BATCH)]
     eventually(lambda: len(rig.pipeline._assembly._open.items) == MAX_BATCH)
 
     rig.engine.may_go.set()
@@ -245,7 +265,7 @@ def test_batches_fill_while_the_device_is_busy(rig: Rig) -> None:
 
 
 def test_what_is_cheap_per_batch_is_not_done_per_image(rig: Rig) -> None:
-    rig.pipeline.submit(rig.table.queue(64)).result(10)
+    rig.submit(rig.table.queue(64)).result(10)
 
     assert rig.table.calls.count("claim") == 1
     assert rig.table.calls.count("commit") <= len(rig.engine.sizes)
@@ -263,7 +283,7 @@ def test_one_bad_image_costs_one_job(rig: Rig, image: str, kind: type, code: str
     good = rig.table.queue(20)
     [bad] = rig.table.queue(1, image)
 
-    summary = rig.pipeline.submit([*good[:10], bad, *good[10:]]).result(10)
+    summary = rig.submit([*good[:10], bad, *good[10:]]).result(10)
 
     assert summary.claimed == 21
     outcome = rig.table.outcomes[bad]
@@ -276,12 +296,12 @@ def test_one_bad_image_costs_one_job(rig: Rig, image: str, kind: type, code: str
 
 def test_a_batch_that_the_model_fails_on_is_bisected_until_the_culprit_is_alone(rig: Rig) -> None:
     rig.engine.may_go.clear()
-    first = rig.pipeline.submit(rig.table.queue(1))
+    first = rig.submit(rig.table.queue(1))
     eventually(lambda: rig.engine.sizes == [1])
     rig.engine.cannot = 13
     good = rig.table.queue(MAX_BATCH - 1)
     [culprit] = rig.table.queue(1, "13")
-    batch = rig.pipeline.submit([*good[:3], culprit, *good[3:]])
+    batch = rig.submit([*good[:3], culprit, *good[3:]])
     eventually(lambda: len(rig.pipeline._assembly._open.items) == MAX_BATCH)
     rig.engine.may_go.set()
     first.result(10)
@@ -300,7 +320,7 @@ def test_a_device_that_fails_on_everything_ends_the_process_and_blames_no_image(
     rig.pipeline.start()
     rig.engine.fails = True
 
-    rig.pipeline.submit(rig.table.queue(3))
+    rig.submit(rig.table.queue(3))
 
     eventually(lambda: rig.fatal)
     assert "whatever the image" in str(rig.fatal[0])
@@ -312,7 +332,7 @@ def test_a_suspect_runs_alone_and_its_batch_mates_do_not_wait(rig: Rig) -> None:
     [suspect] = rig.table.queue(1, "5", crashes=1)
     [poison] = rig.table.queue(1, "poison", crashes=2)
     good = rig.table.queue(5)
-    future = rig.pipeline.submit([suspect, poison, *good])
+    future = rig.submit([suspect, poison, *good])
 
     eventually(lambda: all(job_id in rig.table.outcomes for job_id in good))
     rig.isolation.may_go.set()
@@ -327,7 +347,7 @@ def test_a_suspect_runs_alone_and_its_batch_mates_do_not_wait(rig: Rig) -> None:
 def test_stopping_ends_the_child_and_gives_suspects_back_untouched(rig: Rig) -> None:
     rig.isolation.may_go.clear()
     suspects = rig.table.queue(3, "5", crashes=1)
-    future = rig.pipeline.submit(suspects)
+    future = rig.submit(suspects)
     eventually(lambda: rig.isolation.ran)
 
     assert rig.pipeline.stop(10)
@@ -338,14 +358,14 @@ def test_stopping_ends_the_child_and_gives_suspects_back_untouched(rig: Rig) -> 
 
 
 def test_ids_that_are_not_to_be_done_are_answered_at_once(rig: Rig) -> None:
-    assert rig.pipeline.submit([new_id(), new_id()]).result(10).claimed == 0
+    assert rig.submit([new_id(), new_id()]).result(10).claimed == 0
     assert rig.engine.sizes == []
 
 
 def test_a_message_delivered_twice_is_done_once(rig: Rig) -> None:
     job_ids = rig.table.queue(10)
 
-    futures = [rig.pipeline.submit(job_ids) for _ in range(3)]
+    futures = [rig.submit(job_ids) for _ in range(3)]
 
     assert sum(future.result(10).claimed for future in futures) == 10
     assert len(rig.table.outcomes) == 10
@@ -353,21 +373,21 @@ def test_a_message_delivered_twice_is_done_once(rig: Rig) -> None:
 
 def test_a_full_pipeline_asks_for_no_more_until_there_is_room(rig: Rig) -> None:
     rig.engine.may_go.clear()
-    future = rig.pipeline.submit(rig.table.queue(rig.pipeline.capacity))
-    assert not rig.pipeline.has_room
+    future = rig.submit(rig.table.queue(rig.pipeline.capacity))
+    assert not rig.pipeline.has_room(Lane.BULK)
 
     rig.engine.may_go.set()
     future.result(10)
 
     assert rig.room.wait(10)
-    assert rig.pipeline.has_room
+    assert rig.pipeline.has_room(Lane.BULK)
 
 
 def test_an_outage_of_the_database_loses_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alexq_worker.pipeline.flow.RETRY_S", 0.01)
     rig.table.outages = 3
     rig.engine.may_go.clear()
-    future = rig.pipeline.submit(rig.table.queue(5))
+    future = rig.submit(rig.table.queue(5))
     eventually(lambda: rig.engine.sizes)
     rig.table.outages = 3
     rig.engine.may_go.set()
@@ -380,7 +400,7 @@ def test_a_claim_whose_answer_got_lost_is_made_again(rig: Rig, monkeypatch: pyte
     monkeypatch.setattr("alexq_worker.pipeline.flow.RETRY_S", 0.01)
     first, held = rig.table.queue(2), rig.table.queue(1)
     rig.engine.may_go.clear()
-    running = rig.pipeline.submit(held)
+    running = rig.submit(held)
     eventually(lambda: rig.engine.sizes)
     asked: list[list[UUID]] = []
     claim = rig.table.claim
@@ -392,7 +412,7 @@ def test_a_claim_whose_answer_got_lost_is_made_again(rig: Rig, monkeypatch: pyte
         return claim(job_ids)
 
     rig.table.claim = loses_its_first_answer  # type: ignore[method-assign]
-    again = rig.pipeline.submit([*first, *held])
+    again = rig.submit([*first, *held])
     eventually(lambda: len(asked) == 2)
     rig.engine.may_go.set()
 
@@ -403,11 +423,11 @@ def test_a_claim_whose_answer_got_lost_is_made_again(rig: Rig, monkeypatch: pyte
 def test_stopping_finishes_what_is_decoded_and_gives_back_the_rest(rig: Rig) -> None:
     rig.engine.may_go.clear()
     rig.decoder.may_go.set()
-    running = rig.pipeline.submit(rig.table.queue(1))
+    running = rig.submit(rig.table.queue(1))
     eventually(lambda: rig.engine.sizes == [1])
     rig.decoder.may_go.clear()
     waiting_ids = rig.table.queue(20)
-    waiting = rig.pipeline.submit(waiting_ids)
+    waiting = rig.submit(waiting_ids)
     eventually(lambda: rig.pipeline._items.qsize() == 18)  # two are being decoded
 
     rig.pipeline.drain()
@@ -418,7 +438,7 @@ def test_stopping_finishes_what_is_decoded_and_gives_back_the_rest(rig: Rig) -> 
     summary = waiting.result(10)
     assert summary.given_back == 18
     assert sorted(rig.table.released) == sorted(set(waiting_ids) - set(rig.table.outcomes))
-    assert rig.pipeline.submit(rig.table.queue(2)).result(10).given_back == 2
+    assert rig.submit(rig.table.queue(2)).result(10).given_back == 2
 
 
 def test_start_and_stop_may_be_called_twice() -> None:
@@ -436,7 +456,7 @@ def test_a_stage_that_breaks_ends_the_process() -> None:
     rig.table.commit = lambda outcomes: 1 / 0  # type: ignore[assignment,method-assign]
     rig.pipeline.start()
 
-    rig.pipeline.submit(rig.table.queue(1))
+    rig.submit(rig.table.queue(1))
 
     eventually(lambda: rig.fatal)
     assert isinstance(rig.fatal[0], ZeroDivisionError)
@@ -445,7 +465,7 @@ def test_a_stage_that_breaks_ends_the_process() -> None:
 def test_a_stall_is_time_without_progress_while_there_is_work(rig: Rig) -> None:
     assert rig.pipeline.stalled() == (0, "nothing")
     rig.engine.may_go.clear()
-    future = rig.pipeline.submit(rig.table.queue(1))
+    future = rig.submit(rig.table.queue(1))
 
     eventually(lambda: rig.pipeline.stalled()[0] > 0.05)
     assert not rig.pipeline.is_idle
@@ -459,11 +479,11 @@ def test_a_stall_is_time_without_progress_while_there_is_work(rig: Rig) -> None:
 def test_one_hung_decoder_is_a_stall_though_the_others_get_on(rig: Rig) -> None:
     rig.decoder.may_go.clear()
     [stuck] = rig.table.queue(1, "1")
-    waiting = rig.pipeline.submit([stuck])
+    waiting = rig.submit([stuck])
     eventually(lambda: rig.pipeline.stalled()[1].startswith("decoding image 1"))
     rig.decoder.decode = lambda data: Grey(int(data))  # type: ignore[method-assign]
     for _ in range(3):
-        rig.pipeline.submit(rig.table.queue(2)).result(10)
+        rig.submit(rig.table.queue(2)).result(10)
 
     assert f"of job {stuck}" in rig.pipeline.stalled()[1]
 
@@ -492,7 +512,7 @@ def test_an_outage_is_no_stall_but_a_full_disk_is(rig: Rig, monkeypatch: pytest.
             return commit(outcomes)
 
         rig.table.commit = fails  # type: ignore[method-assign]
-        future = rig.pipeline.submit(rig.table.queue(2))
+        future = rig.submit(rig.table.queue(2))
         eventually(lambda calls=calls: len(calls) > 20)
 
         seconds, what = rig.pipeline.stalled()
@@ -501,3 +521,61 @@ def test_an_outage_is_no_stall_but_a_full_disk_is(rig: Rig, monkeypatch: pytest.
         is_down.clear()
         future.result(10)
         rig.table.commit = commit  # type: ignore[method-assign]
+
+
+def test_an_interactive_job_overtakes_every_bulk_job_that_waits_for_a_decoder(rig: Rig) -> None:
+    rig.decoder.may_go.clear()  # two bulk jobs are with the decoders
+    bulk = rig.submit(rig.table.queue(2 * MAX_BATCH, "1"))
+    eventually(lambda: rig.table.calls == ["claim"], what="the bulk jobs are claimed")
+    single = rig.submit(rig.table.queue(1, "2"), Lane.INTERACTIVE)
+    eventually(lambda: rig.table.calls == ["claim"] * 2, what="the single job is claimed")
+    rig.engine.may_go.clear()
+    rig.decoder.may_go.set()
+    eventually(lambda: bool(rig.engine.sizes), what="a batch is with the device")
+    rig.engine.may_go.set()
+
+    single.result(10)
+    bulk.result(10)
+
+    answered = [outcome.predictions[0].index for outcome in rig.table.outcomes.values()]  # type: ignore[union-attr]
+    assert answered.index(2) <= MAX_BATCH  # in the first batch, or right after it
+
+
+def test_a_full_bulk_lane_leaves_room_for_interactive_messages(rig: Rig) -> None:
+    rig.engine.may_go.clear()
+    bulk = rig.submit(rig.table.queue(rig.pipeline.capacity))
+
+    assert not rig.pipeline.has_room(Lane.BULK)
+    assert rig.pipeline.has_room(Lane.INTERACTIVE)
+
+    rig.engine.may_go.set()
+    bulk.result(10)
+
+
+def test_a_job_that_cannot_be_done_by_its_deadline_costs_no_decode(rig: Rig) -> None:
+    late, in_time = rig.table.queue(1, "bug"), rig.table.queue(1, "3")  # decoding the first would show
+    rig.table.left_s = {late[0]: 0.0, in_time[0]: 60.0}
+
+    rig.submit([*late, *in_time]).result(10)
+
+    assert isinstance(rig.table.outcomes[late[0]], Late)
+    assert isinstance(rig.table.outcomes[in_time[0]], Succeeded)
+    assert [report.failed for report in rig.reports if report.failed] == [{"deadline_passed": 1}]
+
+
+def test_a_device_out_of_memory_gets_smaller_batches_and_no_job_is_charged(rig: Rig) -> None:
+    rig.engine.memory = 3
+    rig.engine.may_go.clear()
+    first = rig.submit(rig.table.queue(1))
+    eventually(lambda: rig.engine.sizes == [1], what="the device is busy")
+    rest = rig.submit(rig.table.queue(2 * MAX_BATCH))
+    eventually(lambda: len(rig.pipeline._assembly._open.items) == MAX_BATCH, what="a batch is full")
+    rig.engine.may_go.set()
+
+    first.result(10)
+    rest.result(10)
+
+    assert all(isinstance(outcome, Succeeded) for outcome in rig.table.outcomes.values())
+    assert rig.engine.sizes[:4] == [1, 8, 4, 2]  # halved until it fits
+    assert max(rig.engine.sizes[4:]) <= 2  # and remembered
+    assert rig.engine.checks == 0  # no image was suspected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import torch
 
 from alexq_schema.errors import DeviceError
@@ -39,6 +41,29 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return str(device)
+
+
+_NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+"""CUDA's and PyTorch's allocators; cuBLAS and cuDNN; the host's."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether ``error``, or one that it came from, says that memory ran out.
+
+    A graph's capture that runs out of memory ends with an error of its own, raised over the first.
+    """
+    while error is not None:
+        if any(text in str(error) for text in _NO_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def drop_tensors(error: BaseException | None) -> None:
+    """Let go of the tensors that the frames of ``error``, or of one that it came from, still hold."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _found() -> list[str]:

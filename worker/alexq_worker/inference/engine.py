@@ -1,42 +1,38 @@
 """The resident model: batches of pixels in, the best labels of each out.
 
-One thread owns an engine: the one that loads, warms up and calls it.
+One thread at a time uses an engine: the one that loads and warms it up, then the one that calls it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
 
-from alexq_schema.errors import DeviceMemoryError, EngineError, ModelInvalidError, ModelNotReadyError
-from alexq_schema.job import TOP_K, ModelRef
-from alexq_worker.inference import architectures
-from alexq_worker.inference.devices import describe, resolve_device
+from alexq_schema.errors import (
+    DeviceError,
+    DeviceMemoryError,
+    EngineError,
+    ModelNotReadyError,
+)
+from alexq_schema.job import ModelRef
+from alexq_worker.inference.cuda import CudaRunner, pinned
+from alexq_worker.inference.devices import describe, drop_tensors, is_out_of_memory, resolve_device
+from alexq_worker.inference.forward import DTYPES, Forward, Precision
+from alexq_worker.inference.runner import DirectRunner, Pending, Runner
+from alexq_worker.inference.topk import TopK
+from alexq_worker.inference.weights import load_network
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from alexq_schema.models import ModelVersion, Preprocessing
+    from alexq_schema.models import ModelVersion
 
-Precision = Literal["fp32", "bf16"]
-
-
-@dataclass(frozen=True)
-class TopK:
-    """The best classes of every image in a batch, best first. K = min(TOP_K, classes)."""
-
-    indices: NDArray[np.int64]
-    """int64[B, K]: positions in the model's label list."""
-    probabilities: NDArray[np.float32]
-    """float32[B, K] in [0, 1]: softmax over all classes, descending along K."""
+log = logging.getLogger("alexq.inference")
 
 
 class Engine:
@@ -49,28 +45,24 @@ class Engine:
     device_name: str
     """For people, such as ``cuda:0 (NVIDIA H200)`` or ``cpu``."""
     max_batch: int
+    """Images that a batch of :meth:`new_batch` holds."""
+    batch_limit: int
+    """Images in one call of :meth:`classify`, at most: ``max_batch``, or what fits the device's memory."""
+    forward: Forward
+    """What the device computes."""
+    runner: Runner
+    """What gets batches onto the device and answers off it; for measurements: callers classify."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        labels: list[str],
-        model_ref: ModelRef,
-        preprocessing: Preprocessing,
-        device: torch.device,
-        precision: Precision,
-        max_batch: int,
-    ) -> None:
-        """Serve ``network``, which is on ``device`` already. :meth:`load` is the usual way in."""
+    def __init__(self, forward: Forward, labels: list[str], model_ref: ModelRef, max_batch: int) -> None:
+        """Serve ``forward``. :meth:`load` is the usual way in."""
         self.labels = labels
         self.model_ref = model_ref
-        self.device_name = describe(device)
-        self.max_batch = max_batch
-        self._network = network
-        self._device = device
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._side = preprocessing.crop
-        self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
+        self.device_name = describe(forward.device)
+        self.max_batch = self.batch_limit = max_batch
+        self.forward = forward
+        is_cuda = forward.device.type == "cuda"
+        self.runner = CudaRunner(forward) if is_cuda else DirectRunner(forward)
+        self._known: TopK | None = None  # what the image of `check` gave at the warm-up
         self._is_warm = False
 
     @classmethod
@@ -81,83 +73,96 @@ class Engine:
             version: a folder of the models folder.
             device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
             precision: ``fp32`` is the reference arithmetic; ``bf16`` halves the memory and is faster
-                where the hardware has it, with probabilities that differ in the second decimal.
+                where the hardware has it, with probabilities that differ in the second decimal; ``fp16``
+                does the same on CUDA devices, closer to ``fp32`` but with a smaller range.
             max_batch: images in one call of :meth:`classify`, at most.
 
         Raises:
             ModelInvalidError: tampered or truncated files, or weights that do not fit the architecture.
-            DeviceError: the device is not there.
+            DeviceError: the device is not there, or cannot do this precision.
         """
         target = resolve_device(device)
+        if precision == "fp16" and target.type != "cuda":
+            raise DeviceError(f"precision fp16 needs a CUDA device, not {target}: set ALEXQ_PRECISION=bf16")
         info = version.info
         labels = version.read_labels()
-        version.verify_weights()
-        try:
-            state = safetensors.torch.load_file(version.weights_path)
-        except (SafetensorError, OSError) as error:
-            raise ModelInvalidError(
-                f"model {info.ref}: cannot read {version.weights_path}: {error}"
-            ) from error
-        network = architectures.build(info.architecture, info.classes)
-        architectures.check_fits(state, network, f"model {info.ref}: {version.weights_path.name}")
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        # Copies, because load_file maps the file: what was verified must not change under the engine.
-        network.load_state_dict(
-            {
-                name: tensor.to(target, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
-                for name, tensor in state.items()
-            },
-            assign=True,
-        )
-        if precision == "bf16":
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = load_network(version, target, DTYPES[precision])
         model_ref = ModelRef(name=info.name, version=info.version, precision=precision, trained=info.trained)
-        return cls(network, labels, model_ref, info.preprocessing, target, precision, max_batch)
+        return cls(Forward(network, info, target, precision), labels, model_ref, max_batch)
+
+    @property
+    def is_graphed(self) -> bool:
+        """Return whether batches go to the device as CUDA graphs; false beside any other device."""
+        return self.runner.is_graphed
 
     def new_batch(self) -> NDArray[np.uint8]:
         """Return an empty batch, uint8[max_batch, crop, crop, 3], in pinned memory beside a CUDA device."""
-        pixels = torch.zeros(
-            (self.max_batch, self._side, self._side, 3),
-            dtype=torch.uint8,
-            pin_memory=self._device.type == "cuda",
-        )
+        shape = (self.max_batch, self.forward.side, self.forward.side, 3)
+        is_cuda = self.forward.device.type == "cuda"
+        pixels = pinned(shape, torch.uint8) if is_cuda else torch.zeros(shape, dtype=torch.uint8)
         batch: NDArray[np.uint8] = pixels.numpy()
         return batch
 
     def warm_up(self) -> None:
         """Run the smallest and the largest batch, check what comes out, and open :meth:`classify`.
 
+        Where ``max_batch`` images do not fit the device's memory, half as many are tried, and so on.
+
         Raises:
             ModelInvalidError: the outputs have the wrong shape, are not finite or do not sum to 1.
-            EngineError: the device failed, or has too little memory for ``max_batch``.
+            EngineError: the device failed, or has too little memory for one image.
         """
-        self._try_out(sorted({1, self.max_batch}))
-        self._is_warm = True
+        self._prepare(self.max_batch)
+        self._known = self.classify(self._noise(1))
 
-    def check(self) -> None:
-        """Classify one image that is known to be good, and check what comes out.
+    def lower_limit(self) -> None:
+        """Halve ``batch_limit``, at least to what fits now, and give back what larger batches took.
+
+        What was launched before is finished. For after a DeviceMemoryError.
 
         Raises:
-            ModelInvalidError, EngineError: as :meth:`warm_up`: the device does not work any more.
+            ModelNotReadyError: warm_up() has not succeeded.
+            EngineError: the device failed, or has too little memory for one image.
         """
-        self._try_out([1])
+        self._require_warm()
+        self._prepare(max(1, self.batch_limit // 2))
 
-    def _try_out(self, sizes: Iterable[int]) -> None:
-        noise = np.random.default_rng(0)
-        for size in sizes:
-            images = noise.integers(0, 256, (size, self._side, self._side, 3), dtype=np.uint8)
-            with self._inference(size):
-                rows = self._probabilities(torch.from_numpy(images)).cpu()
-            if rows.shape != (size, len(self.labels)):
-                raise ModelInvalidError(
-                    f"model {self._ref}: {size} images gave outputs of shape {tuple(rows.shape)}, "
-                    f"not {(size, len(self.labels))}"
-                )
-            if not (rows.isfinite().all() and torch.allclose(rows.sum(1), torch.ones(size), atol=1e-3)):
-                raise ModelInvalidError(
-                    f"model {self._ref}: its outputs are not probabilities (not finite, or rows that do not "
-                    "sum to 1): the weights are unusable"
-                )
+    def _prepare(self, limit: int) -> None:
+        self._is_warm = False
+        while True:
+            try:
+                with self._translated(limit):
+                    for size in sorted({1, limit}):
+                        self.forward.check(torch.from_numpy(self._noise(size)))
+                    self.runner.prepare(limit)
+                break
+            except DeviceMemoryError as error:
+                if limit == 1:
+                    raise
+                log.warning("%s; trying batches of %d", error, limit // 2)
+            limit //= 2
+        self.batch_limit = limit
+        self._is_warm = True
+
+    def _noise(self, size: int) -> NDArray[np.uint8]:
+        shape = (size, self.forward.side, self.forward.side, 3)
+        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+    def check(self) -> None:
+        """Classify one image as ever, and check that it gives what it gave at the warm-up.
+
+        Raises:
+            ModelNotReadyError: warm_up() has not succeeded.
+            EngineError: it does not: the device does not work any more.
+        """
+        top = self.classify(self._noise(1))
+        assert self._known is not None
+        difference = np.abs(top.probabilities - self._known.probabilities).max()
+        if difference > self.forward.tolerance:
+            raise EngineError(
+                f"model {self._ref} on {self.device_name} gives probabilities that differ by "
+                f"{difference:.2g} from those of its warm-up: the device or its memory is damaged"
+            )
 
     def classify(self, images: NDArray[np.uint8]) -> TopK:
         """Return the best classes of every image, in input order.
@@ -165,58 +170,91 @@ class Engine:
         In fp32 a row does not depend on what else is in the batch by more than 1e-4.
 
         Args:
-            images: uint8[B, crop, crop, 3] RGB on the host, 1 <= B <= max_batch; writable, as
+            images: uint8[B, crop, crop, 3] RGB on the host, 1 <= B <= batch_limit; writable, as
                 :meth:`new_batch` and its slices are. It is free again when this returns.
 
         Raises:
             ModelNotReadyError: warm_up() has not succeeded.
             ValueError: another shape or dtype.
+            DeviceMemoryError: a smaller batch may do; see :meth:`lower_limit`.
             EngineError: the device failed; nothing is known about any image of the batch.
         """
+        return self.launch(images).result()
+
+    def launch(self, images: NDArray[np.uint8]) -> Launched:
+        """Begin to classify, as :meth:`classify` does, and return before it is done where the device can.
+
+        On CUDA two batches may be on their way; launching a third waits for the first. Elsewhere all the
+        work is done here. ``images`` must stay as it is until :meth:`Launched.wait_copied` or
+        :meth:`Launched.result` has returned.
+
+        Raises:
+            ModelNotReadyError, ValueError, DeviceMemoryError, EngineError: as :meth:`classify`.
+        """
+        self._require_warm()
+        side = self.forward.side
+        size, *image_shape = images.shape
+        if images.dtype != np.uint8 or image_shape != [side, side, 3]:
+            raise ValueError(
+                f"a batch is uint8[B, {side}, {side}, 3], not {images.dtype}{list(images.shape)}"
+            )
+        if not 1 <= size <= self.batch_limit:
+            raise ValueError(f"a batch has 1 to {self.batch_limit} images, not {size}")
+        with self._translated(size):
+            return Launched(self, self.runner.launch(torch.from_numpy(images)), size)
+
+    def _require_warm(self) -> None:
         if not self._is_warm:
             raise ModelNotReadyError(f"model {self._ref} has not been warmed up: call warm_up() first")
-        size, *image_shape = images.shape
-        if images.dtype != np.uint8 or image_shape != [self._side, self._side, 3]:
-            raise ValueError(
-                f"a batch is uint8[B, {self._side}, {self._side}, 3], not {images.dtype}{list(images.shape)}"
-            )
-        if not 1 <= size <= self.max_batch:
-            raise ValueError(f"a batch has 1 to {self.max_batch} images, not {size}")
-        with self._inference(size):
-            probabilities = self._probabilities(torch.from_numpy(images))
-            values, indices = probabilities.topk(min(TOP_K, len(self.labels)), dim=1)
-            best = TopK(indices.cpu().numpy(), values.cpu().numpy())
-        if not np.isfinite(best.probabilities).all():
-            raise EngineError(
-                f"model {self._ref} on {self.device_name} gave probabilities that are not finite"
-            )
-        return best
 
     @property
     def _ref(self) -> str:
         return f"{self.model_ref.name}/{self.model_ref.version}"
 
-    def _probabilities(self, images: Tensor) -> Tensor:
-        """From uint8[B, H, W, 3] on the host to float32[B, classes] on the device."""
-        pixels = images.to(self._device, non_blocking=True).permute(0, 3, 1, 2)  # uint8[B, 3, H, W]
-        # ToTensor, then Normalize, in fp32 as torchvision computes them.
-        inputs = (pixels.to(torch.float32) / 255 - self._mean) / self._std
-        if self._dtype == torch.float32:
-            inputs = inputs.contiguous()  # NCHW, as the reference
-        logits: Tensor = self._network(inputs.to(self._dtype))
-        return logits.float().softmax(dim=1)
-
     @contextmanager
-    def _inference(self, size: int) -> Iterator[None]:
-        """Without gradients, in true fp32 (cuDNN would use TF32), errors of the device translated."""
-        cudnn = torch.backends.cudnn
+    def _translated(self, size: int) -> Iterator[None]:
+        """Without gradients, the device's errors translated."""
         try:
-            with torch.inference_mode(), cudnn.flags(enabled=cudnn.enabled, allow_tf32=False):
+            with torch.inference_mode():
                 yield
-        except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one
-            is_full = isinstance(error, torch.OutOfMemoryError)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            is_full = is_out_of_memory(error)
+            if is_full:
+                drop_tensors(error)
             advice = ": lower ALEXQ_MAX_BATCH" if is_full else ""
             lines = str(error).splitlines() or [type(error).__name__]
             raise (DeviceMemoryError if is_full else EngineError)(
                 f"model {self._ref} failed on {self.device_name} with a batch of {size}: {lines[0]}{advice}"
             ) from error
+
+
+class Launched:
+    """A batch on its way through the device; for the thread that launched it."""
+
+    def __init__(self, engine: Engine, pending: Pending, size: int) -> None:
+        """:meth:`Engine.launch` makes it."""
+        self._engine = engine
+        self._pending = pending
+        self._size = size
+
+    def wait_copied(self) -> None:
+        """Return when the images are on the device: the host's batch may be filled again.
+
+        Raises:
+            EngineError: the device failed.
+        """
+        with self._engine._translated(self._size):
+            self._pending.wait_copied()
+
+    def result(self) -> TopK:
+        """Return the best classes of every image, in input order; may be called again.
+
+        Raises:
+            DeviceMemoryError, EngineError: as :meth:`Engine.classify`.
+        """
+        with self._engine._translated(self._size):
+            top = self._pending.fetch()
+        if not np.isfinite(top.probabilities).all():
+            where = f"model {self._engine._ref} on {self._engine.device_name}"
+            raise EngineError(f"{where} gave probabilities that are not finite")
+        return top

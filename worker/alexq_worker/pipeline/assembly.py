@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from alexq_worker.pipeline.policy import BatchPolicy
 from alexq_worker.pipeline.ports import Picture, Pixels
 
 Item = TypeVar("Item")
@@ -30,11 +31,6 @@ class Batch(Generic[Item]):
         """uint8[B, crop, crop, 3]: the filled part of the buffer, not a copy."""
         return self._buffer[: len(self.items)]
 
-    @property
-    def has_slot(self) -> bool:
-        """Return whether one more picture fits."""
-        return len(self.items) < len(self._buffer)
-
     def reserve(self, item: Item) -> Pixels:
         """Return the next slot, uint8[crop, crop, 3], now ``item``'s."""
         self.items.append(item)
@@ -45,7 +41,8 @@ class Batch(Generic[Item]):
 class Assembly(Generic[Item]):
     """Where decode threads and the engine thread meet."""
 
-    def __init__(self, new_buffer: Callable[[], Pixels]) -> None:
+    def __init__(self, new_buffer: Callable[[], Pixels], policy: BatchPolicy) -> None:
+        self._policy = policy
         self._changed = threading.Condition()
         self._open: Batch[Item] = Batch(new_buffer())
         self._other: Batch[Item] = Batch(new_buffer())  # with the engine, or empty
@@ -54,7 +51,7 @@ class Assembly(Generic[Item]):
     def add(self, item: Item, picture: Picture) -> None:
         """Write ``picture`` into a slot of the open batch; waits while that is full."""
         with self._changed:
-            self._changed.wait_for(lambda: self._open.has_slot)
+            self._changed.wait_for(lambda: len(self._open.items) < self._policy.limit)
             batch = self._open
             slot = batch.reserve(item)
         picture.write_to(slot)
@@ -71,7 +68,9 @@ class Assembly(Generic[Item]):
             None when :meth:`close` was called and nothing is left.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._open.items)
+            self._changed.wait_for(
+                lambda: self._is_closed or self._policy.size_now(len(self._open.items)) > 0
+            )
             if not self._open.items:
                 return None
             self._open, self._other = self._other, self._open

@@ -6,7 +6,8 @@ import queue
 from collections import Counter
 from collections.abc import Sequence
 
-from alexq_worker.pipeline.flow import Flow, Item
+from alexq_worker.pipeline.flow import Flow, Item, ItemQueue
+from alexq_worker.pipeline.policy import rank
 from alexq_worker.pipeline.ports import JobTable
 from alexq_worker.pipeline.ticket import Ticket
 
@@ -19,11 +20,12 @@ class Claimer:
         flow: Flow,
         table: JobTable,
         tickets: queue.SimpleQueue[Ticket | None],
-        items: queue.Queue[Item | None],
+        items: ItemQueue,
         suspects: queue.SimpleQueue[Item | None],
     ) -> None:
         self._flow = flow
         self._table = table
+        self._claimed = 0
         self._tickets = tickets
         self._items = items
         self._suspects = suspects
@@ -47,7 +49,7 @@ class Claimer:
     def _give_back(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
             ticket.give_back_all()
-            self._flow.leave(len(ticket.job_ids))
+            self._flow.leave(ticket.lane, len(ticket.job_ids))
 
     def _claim(self, tickets: Sequence[Ticket]) -> None:
         owner = {job_id: ticket for ticket in tickets for job_id in ticket.job_ids}
@@ -57,12 +59,20 @@ class Claimer:
         if claims is None:
             self._give_back(tickets)
             return
-        items = [Item(claim, owner[claim.job_id]) for claim in claims]
+        now = self._flow.clock()
+        items = [
+            Item(claim, owner[claim.job_id], None if claim.left_s is None else now + claim.left_s)
+            for claim in claims
+        ]
         with self._flow.lock:
             self._flow.held.update(claim.job_id for claim in claims)
         claimed = Counter(id(item.ticket) for item in items)
         for ticket in tickets:
             ticket.start(claimed[id(ticket)])
-            self._flow.leave(len(ticket.job_ids) - claimed[id(ticket)])
+            self._flow.leave(ticket.lane, len(ticket.job_ids) - claimed[id(ticket)])
         for item in items:
-            (self._suspects if item.claim.crashes else self._items).put(item)
+            self._claimed += 1
+            if item.claim.crashes:
+                self._suspects.put(item)
+            else:
+                self._items.put((rank(item.ticket.lane, self._claimed), item))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from alexq_schema.errors import DeadlineError
 from alexq_schema.job import Prediction
-from alexq_schema.work import Claim, Outcome, Succeeded
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.ports import JobTable
 
@@ -38,6 +39,10 @@ class CommitReport:
     commit_s: float
     in_flight: int
     """Jobs still in the pipeline."""
+
+
+def _code(outcome: Failed | Errored | Crashed | Late) -> str:
+    return DeadlineError.code if isinstance(outcome, Late) else outcome.code
 
 
 OnCommitted = Callable[[CommitReport], None]
@@ -93,7 +98,7 @@ class CommitStage:
                 for part in forwarded
             ),
             claims=tuple(item.claim for item, _ in pairs),
-            failed=Counter(o.code for o in outcomes if not isinstance(o, Succeeded)),
+            failed=Counter(_code(o) for o in outcomes if not isinstance(o, Succeeded)),
             fenced=committed.fenced,
             commit_s=commit_s,
             in_flight=self._flow.in_flight - len(pairs),

@@ -7,9 +7,10 @@ import queue
 from contextlib import suppress
 
 from alexq_schema.errors import AlexqError, FailedError, ImageError, ImageLostError, ImageNotFoundError
-from alexq_schema.work import Claim, Errored, Failed, Outcome
+from alexq_schema.work import Claim, Errored, Failed, Late, Outcome
 from alexq_worker.pipeline.assembly import Assembly
-from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
+from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue
+from alexq_worker.pipeline.policy import BatchPolicy
 from alexq_worker.pipeline.ports import Decoder, ImageLoader, JobTable, Picture
 
 log = logging.getLogger("alexq.pipeline")
@@ -24,9 +25,10 @@ class DecodeStage:
         table: JobTable,
         images: ImageLoader,
         decoder: Decoder,
-        items: queue.Queue[Item | None],
+        items: ItemQueue,
         assembly: Assembly[Item],
         finished: queue.Queue[Forwarded | Ended | None],
+        policy: BatchPolicy,
     ) -> None:
         self._flow = flow
         self._table = table
@@ -35,29 +37,41 @@ class DecodeStage:
         self._items = items
         self._assembly = assembly
         self._finished = finished
+        self._policy = policy
 
     def run(self) -> None:
         """Decode until told to end; once draining began, release what is not decoded."""
-        while (item := self._items.get()) is not None:
+        while (item := self._items.get()[1]) is not None:
             if self._flow.draining.is_set():
                 self._flow.release(self._table, [item, *self._waiting()])
+                continue
+            if self._ends_late(item, is_decoded=False):
                 continue
             started = self._flow.clock()
             with self._flow.step(f"decoding image {item.claim.image_key} of job {item.claim.job_id}"):
                 picture = load_picture(self._images, self._decoder, item.claim.image_key)
             item.decode_s = self._flow.clock() - started
+            self._policy.observe_decode(item.decode_s)
             if isinstance(picture, AlexqError):
                 self._finished.put(Ended(item, outcome_of(item.claim, picture)))
-            else:
+            elif not self._ends_late(item, is_decoded=True):
                 self._assembly.add(item, picture)
+
+    def _ends_late(self, item: Item, *, is_decoded: bool) -> bool:
+        """End an item that cannot be done by its deadline any more; return whether it was one."""
+        left_s = None if item.expires_at is None else item.expires_at - self._flow.clock()
+        if not self._policy.is_too_late(left_s, is_decoded=is_decoded):
+            return False
+        self._finished.put(Ended(item, Late(item.claim)))
+        return True
 
     def _waiting(self) -> list[Item]:
         found: list[Item] = []
         with suppress(queue.Empty):
             while True:
-                item = self._items.get_nowait()
+                place, item = self._items.get_nowait()
                 if item is None:  # another thread's end
-                    self._items.put(None)
+                    self._items.put((place, None))
                     return found
                 found.append(item)
         return found

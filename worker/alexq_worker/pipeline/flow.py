@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from typing import TypeVar
 from uuid import UUID
 
 from alexq_schema.errors import DatabaseFullError, UnavailableError
+from alexq_schema.names import Lane
 from alexq_schema.work import Claim, Outcome
+from alexq_worker.pipeline.policy import Rank
 from alexq_worker.pipeline.ports import JobTable, TopK
 from alexq_worker.pipeline.ticket import Ticket
 
@@ -34,7 +38,13 @@ class Item:
 
     claim: Claim
     ticket: Ticket
+    expires_at: float | None = None
+    """Its deadline by this process's clock, if it has one."""
     decode_s: float = 0.0
+
+
+ItemQueue = queue.PriorityQueue[tuple[Rank, Item | None]]
+"""Claimed items in the order of their rank; None ends one reader and ranks last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +70,15 @@ class Flow:
     def __init__(
         self, *, capacity: int, on_room: Callable[[], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """Prepare.
+
+        Args:
+            capacity: ids in flight at which a lane has no more room.
+        """
         self.capacity = capacity
         self.clock = clock
         self.lock = threading.RLock()  # reentrant: a signal handler may drain
-        self.in_flight = 0
+        self._in_flight = dict.fromkeys(Lane, 0)
         self.accepted = 0
         self._waits = 0  # for other processes, now
         self._steps: dict[object, tuple[float, str]] = {}  # what is being done, and since when
@@ -74,23 +89,28 @@ class Flow:
         self._warned_at = -math.inf
 
     @property
-    def has_room(self) -> bool:
-        """Return whether more messages should be handed in."""
-        return self.in_flight < self.capacity and not self.draining.is_set()
+    def in_flight(self) -> int:
+        """Job ids in flight, of all lanes."""
+        return sum(self._in_flight.values())
 
-    def enter(self, count: int) -> None:
+    def has_room(self, lane: Lane) -> bool:
+        """Return whether more messages of this lane should be handed in."""
+        return self._in_flight[lane] < self.capacity and not self.draining.is_set()
+
+    def enter(self, lane: Lane, count: int) -> None:
         """Note that ``count`` more ids are in flight."""
         with self.lock:
             if self.in_flight == 0:
                 self._progress_at = self.clock()
-            self.in_flight += count
+            self._in_flight[lane] += count
             self.accepted += count
 
     def let_go(self, items: Sequence[Item]) -> None:
         """Note that these jobs are settled."""
         with self.lock:
             self.held.difference_update(item.claim.job_id for item in items)
-        self.leave(len(items))
+        for lane, count in Counter(item.ticket.lane for item in items).items():
+            self.leave(lane, count)
 
     def release(self, table: JobTable, items: Sequence[Item]) -> None:
         """Give claimed jobs back: their rows to the queue, untouched, and their messages to the broker."""
@@ -100,13 +120,13 @@ class Flow:
             item.ticket.give_back()
         self.let_go(items)
 
-    def leave(self, count: int) -> None:
+    def leave(self, lane: Lane, count: int) -> None:
         """Note that ``count`` ids are no longer in flight."""
         with self.lock:
-            was_full = self.in_flight >= self.capacity
-            self.in_flight -= count
+            was_full = self._in_flight[lane] >= self.capacity
+            self._in_flight[lane] -= count
             self._progress_at = self.clock()
-            is_room_new = was_full and self.in_flight < self.capacity
+            is_room_new = was_full and self._in_flight[lane] < self.capacity
         if is_room_new:
             self._on_room()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import queue
 
-from alexq_schema.errors import EngineError
+from alexq_schema.errors import DeviceMemoryError, EngineError
 from alexq_schema.work import Errored
 from alexq_worker.pipeline.assembly import Assembly
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
+from alexq_worker.pipeline.policy import BatchPolicy
 from alexq_worker.pipeline.ports import Engine, Pixels
 
 log = logging.getLogger("alexq.pipeline")
@@ -23,8 +24,10 @@ class ForwardStage:
         engine: Engine,
         assembly: Assembly[Item],
         finished: queue.Queue[Forwarded | Ended | None],
+        policy: BatchPolicy,
     ) -> None:
         self._flow = flow
+        self._policy = policy
         self._engine = engine
         self._assembly = assembly
         self._finished = finished
@@ -45,10 +48,18 @@ class ForwardStage:
 
     def _classify(self, items: list[Item], pixels: Pixels) -> list[Forwarded | Ended]:
         """Return what became of a batch; one that fails is bisected until the culprits are alone."""
+        size = self._policy.size_now(len(items))
+        if size < len(items):  # it was filled before the device ran out of memory
+            return self._classify(items[:size], pixels[:size]) + self._classify(items[size:], pixels[size:])
         started = self._flow.clock()
         try:
             top = self._engine.classify(pixels)
         except Exception as error:
+            if isinstance(error, DeviceMemoryError) and len(items) > 1:
+                self._engine.lower_limit()
+                self._policy.lower(self._engine.batch_limit)
+                log.warning("batches of %d images at most from now on: %s", self._policy.limit, error)
+                return self._classify(items, pixels)
             log.exception("the model failed on a batch of %d", len(items))
             if len(items) == 1:
                 self._engine.check()  # before an image is blamed: a device that broke fails on everything
@@ -56,4 +67,6 @@ class ForwardStage:
                 return [Ended(item, Errored(item.claim, EngineError.code, str(error)))]
             half = len(items) // 2
             return self._classify(items[:half], pixels[:half]) + self._classify(items[half:], pixels[half:])
-        return [Forwarded(items, top, self._flow.clock() - started)]
+        forward_s = self._flow.clock() - started
+        self._policy.cost.observe(len(items), forward_s)
+        return [Forwarded(items, top, forward_s)]

@@ -19,13 +19,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from uuid import UUID
 
+from alexq_schema.names import Lane
 from alexq_worker.pipeline.assembly import Assembly
 from alexq_worker.pipeline.claim import Claimer
 from alexq_worker.pipeline.commit import CommitStage, OnCommitted
 from alexq_worker.pipeline.decode import DecodeStage
-from alexq_worker.pipeline.flow import Answer, Ended, Flow, Forwarded, Item
+from alexq_worker.pipeline.flow import Answer, Ended, Flow, Forwarded, Item, ItemQueue
 from alexq_worker.pipeline.forward import ForwardStage
 from alexq_worker.pipeline.isolate import IsolateStage
+from alexq_worker.pipeline.policy import LAST, BatchPolicy, Rank
 from alexq_worker.pipeline.ports import Decoder, Engine, ImageLoader, Isolation, JobTable
 from alexq_worker.pipeline.ticket import Summary, Ticket
 
@@ -60,13 +62,16 @@ class Pipeline:
         """
         self._flow = Flow(capacity=BATCHES_IN_FLIGHT * max_batch, on_room=on_room, clock=clock)
         self._on_fatal = on_fatal
-        self._assembly: Assembly[Item] = Assembly(engine.new_batch)
+        self.policy = BatchPolicy(min(max_batch, engine.batch_limit))
+        self._assembly: Assembly[Item] = Assembly(engine.new_batch, self.policy)
         self._tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._isolation = isolation
         self._suspects: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
-        self._items: queue.Queue[Item | None] = queue.Queue(self._flow.capacity)
+        self._items: ItemQueue = queue.PriorityQueue()  # bounded by the capacities of the lanes
         finished: queue.Queue[Forwarded | Ended | None] = queue.Queue(self._flow.capacity)
-        decode = DecodeStage(self._flow, table, images, decoder, self._items, self._assembly, finished)
+        decode = DecodeStage(
+            self._flow, table, images, decoder, self._items, self._assembly, finished, self.policy
+        )
         self._claimer = self._thread(
             "alexq-claim", Claimer(self._flow, table, self._tickets, self._items, self._suspects).run
         )
@@ -75,7 +80,7 @@ class Pipeline:
             "alexq-isolate", IsolateStage(self._flow, table, isolation, self._suspects, finished).run
         )
         self._device = self._thread(
-            "alexq-engine", ForwardStage(self._flow, engine, self._assembly, finished).run
+            "alexq-engine", ForwardStage(self._flow, engine, self._assembly, finished, self.policy).run
         )
         self._committer = self._thread(
             "alexq-commit", CommitStage(self._flow, table, engine.labels, finished, on_committed).run
@@ -104,14 +109,20 @@ class Pipeline:
             ):
                 thread.start()
 
-    def submit(self, job_ids: Sequence[UUID]) -> Future[Summary]:
-        """Hand in job ids; the future resolves when each is committed, not to be done, or given back."""
-        ticket = Ticket(job_ids)
+    def submit(
+        self, job_ids: Sequence[UUID], lane: Lane, future: Future[Summary] | None = None
+    ) -> Future[Summary]:
+        """Hand in job ids; the future resolves when each is committed, not to be done, or given back.
+
+        Args:
+            future: one that somebody waits for already; by default a new one.
+        """
+        ticket = Ticket(job_ids, lane, future)
         with self._flow.lock:
             if self._flow.draining.is_set():
                 ticket.give_back_all()
             else:
-                self._flow.enter(len(ticket.job_ids))
+                self._flow.enter(lane, len(ticket.job_ids))
                 self._tickets.put(ticket)
         return ticket.future
 
@@ -125,13 +136,12 @@ class Pipeline:
 
     @property
     def capacity(self) -> int:
-        """Jobs in flight at which ``has_room`` turns false."""
+        """Jobs of one lane in flight at which ``has_room`` turns false."""
         return self._flow.capacity
 
-    @property
-    def has_room(self) -> bool:
-        """Return whether more messages should be handed in."""
-        return self._flow.has_room
+    def has_room(self, lane: Lane) -> bool:
+        """Return whether more messages of this lane should be handed in."""
+        return self._flow.has_room(lane)
 
     @property
     def is_draining(self) -> bool:
@@ -170,8 +180,8 @@ class Pipeline:
         self._claimer.join()
         self._isolation.stop()
         self._suspects.put(None)
-        for _ in self._decoders:
-            self._items.put(None)
+        for number, _ in enumerate(self._decoders):
+            self._items.put((Rank(LAST, number), None))
         for thread in self._decoders:
             thread.join()
         self._isolator.join()

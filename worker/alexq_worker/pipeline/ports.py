@@ -93,8 +93,19 @@ class Engine(Protocol):
     def new_batch(self) -> Pixels:
         """Return uint8[max_batch, crop, crop, 3] host memory that the device reads fast."""
 
+    @property
+    def batch_limit(self) -> int:
+        """Images in one call of ``classify``, at most; falls when the device runs out of memory."""
+
+    def lower_limit(self) -> None:
+        """Halve ``batch_limit``."""
+
     def classify(self, images: Pixels) -> TopK:
-        """Classify uint8[B, crop, crop, 3], 1 <= B <= max_batch; any exception fails the whole batch."""
+        """Classify uint8[B, crop, crop, 3], 1 <= B <= batch_limit; any exception fails the whole batch.
+
+        Raises:
+            DeviceMemoryError: a smaller batch may do.
+        """
 
     def check(self) -> None:
         """Raise unless the device still classifies an image that is known to be good."""

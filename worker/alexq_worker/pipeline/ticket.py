@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from alexq_schema.job import Job
+from alexq_schema.names import Lane
 
 
 @dataclass(slots=True)
@@ -26,9 +27,10 @@ class Summary:
 class Ticket:
     """Job ids on their way through the pipeline; any of its threads may settle one."""
 
-    def __init__(self, job_ids: Iterable[UUID]) -> None:
+    def __init__(self, job_ids: Iterable[UUID], lane: Lane, future: Future[Summary] | None = None) -> None:
         self.job_ids = tuple(job_ids)
-        self.future: Future[Summary] = Future()
+        self.lane = lane
+        self.future: Future[Summary] = future or Future()
         self._lock = threading.Lock()
         self._summary = Summary()
         self._open = 0

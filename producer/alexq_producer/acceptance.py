@@ -1,0 +1,75 @@
+"""Accepting submissions: images on disk, rows committed, messages sent; for all that come at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from celery import Celery
+from kombu.exceptions import KombuError
+
+from alexq_producer.combining import Combining
+from alexq_schema.celery_settings import publish
+from alexq_schema.db import accept, publishing
+from alexq_schema.db.accept import NewSubmission
+from alexq_schema.db.session import Database
+from alexq_schema.errors import DatabaseUnavailableError
+from alexq_schema.images import ImageStore, Staging
+from alexq_schema.names import TASK_CLASSIFY_JOBS
+
+log = logging.getLogger("alexq.producer")
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    submission: NewSubmission
+    staging: Staging
+
+
+class Acceptance:
+    """One sync, one transaction and one pipelined publish for all threads that submit at the same time."""
+
+    def __init__(self, images: ImageStore, database: Database, celery: Celery) -> None:
+        self._images = images
+        self._database = database
+        self._celery = celery
+        self._accept_together = Combining(self._accept)
+
+    def accept(self, submission: NewSubmission, staging: Staging) -> None:
+        """Return when the submission is accepted, whole: on disk, and its messages sent or marked as due.
+
+        Raises:
+            ImageStoreError, DatabaseUnavailableError: nothing was accepted.
+        """
+        self._accept_together(_Request(submission, staging))
+
+    def _accept(self, requests: Sequence[_Request]) -> list[None]:
+        self._images.publish([request.staging for request in requests])
+        submissions = [request.submission for request in requests]
+        # One transaction: a submission is accepted whole or not at all.
+        with self._database.begin() as connection:
+            accept.add(connection, submissions)
+        self._publish(submissions)
+        return [None] * len(requests)
+
+    def _publish(self, submissions: Sequence[NewSubmission]) -> None:
+        jobs = [
+            (job.job_id, TASK_CLASSIFY_JOBS, submission.lane)
+            for submission in submissions
+            for job in submission.jobs
+        ]
+        try:
+            publish(self._celery, jobs)
+        except (KombuError, OSError) as error:
+            log.warning("the broker does not answer (%s): %d accepted jobs go out later", error, len(jobs))
+            self._ask_sweeper([job_id for job_id, *_ in jobs])
+
+    def _ask_sweeper(self, job_ids: Sequence[UUID]) -> None:
+        try:
+            with self._database.begin() as connection:
+                publishing.mark_unpublished(connection, job_ids)
+        except DatabaseUnavailableError as error:
+            # The rows are committed: the sweeper finds them by their age instead of by this mark.
+            log.warning("could not mark %d jobs for publishing: %s", len(job_ids), error)

@@ -1,0 +1,65 @@
+"""Work that is as cheap for many as for one is done for all who wait at once, without a timer.
+
+Whoever comes while one is being served waits, and is served together with everyone else who waits: one
+sync, one transaction, one round trip. Alone, a caller is served at once.
+
+Source: flat combining (Hendler, Incze, Shavit and Tzafrir, SPAA 2010); databases call it group commit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+@dataclass(slots=True)
+class _Pending(Generic[Request, Answer]):
+    request: Request
+    answer: Answer | None = None
+    error: BaseException | None = None
+    is_done: bool = False
+
+
+class Combining(Generic[Request, Answer]):
+    """Calls ``serve`` with the requests of all threads that wait; one call at a time."""
+
+    def __init__(self, serve: Callable[[Sequence[Request]], Sequence[Answer]]) -> None:
+        """Prepare.
+
+        Args:
+            serve: returns an answer for each request, in their order; what it raises, each of them raises.
+        """
+        self._serve = serve
+        self._mutex = threading.Lock()
+        self._waiting: list[_Pending[Request, Answer]] = []
+        self._turn = threading.Lock()
+
+    def __call__(self, request: Request) -> Answer:
+        """Return the answer to ``request``; raises what ``serve`` raised."""
+        mine: _Pending[Request, Answer] = _Pending(request)
+        with self._mutex:
+            self._waiting.append(mine)
+        with self._turn:
+            if not mine.is_done:
+                self._serve_all_that_wait()
+        if mine.error is not None:
+            raise mine.error
+        return mine.answer  # type: ignore[return-value]  # set when there is no error
+
+    def _serve_all_that_wait(self) -> None:
+        with self._mutex:
+            served, self._waiting = self._waiting, []
+        try:
+            answers = self._serve([one.request for one in served])
+            for one, answer in zip(served, answers, strict=True):
+                one.answer = answer
+        except BaseException as error:  # noqa: BLE001 - each caller raises it in its own thread
+            for one in served:
+                one.error = error
+        for one in served:
+            one.is_done = True

@@ -1,0 +1,55 @@
+"""Whoever comes while one is served is served together with all who wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from alexq_producer.combining import Combining
+from tests.helpers.eventually import eventually
+
+
+def test_one_caller_alone_is_served_at_once() -> None:
+    assert Combining(lambda requests: [2 * number for number in requests])(21) == 42
+
+
+def test_all_who_come_meanwhile_are_served_in_one_call_and_get_their_own_answers() -> None:
+    may_go, calls = threading.Event(), []
+
+    def double(numbers: Sequence[int]) -> list[int]:
+        calls.append(len(numbers))
+        assert may_go.wait(10)
+        return [2 * number for number in numbers]
+
+    combining = Combining(double)
+    with ThreadPoolExecutor(32) as threads:
+        first = threads.submit(combining, -1)
+        eventually(lambda: calls == [1], what="the first is being served")
+        others = {number: threads.submit(combining, number) for number in range(31)}
+        eventually(lambda: len(combining._waiting) == 31, what="the others wait")
+        may_go.set()
+
+        assert first.result(10) == -2
+        assert {number: future.result(10) for number, future in others.items()} == {
+            number: 2 * number for number in range(31)
+        }
+    assert calls == [1, 31]
+
+
+def test_what_goes_wrong_is_raised_to_everyone_it_was_done_for_and_to_nobody_after_them() -> None:
+    is_broken = True
+
+    def serve(requests: Sequence[int]) -> Sequence[int]:
+        if is_broken:
+            raise ZeroDivisionError
+        return requests
+
+    combining = Combining(serve)
+    with pytest.raises(ZeroDivisionError):
+        combining(1)
+    is_broken = False
+
+    assert combining(2) == 2

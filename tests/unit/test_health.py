@@ -92,6 +92,18 @@ def test_a_stalled_worker_is_unwell_and_says_what_hangs(
     assert trouble() == "no progress for 46 s: the device with a batch of 12"
 
 
+def test_a_worker_that_was_stopped_as_a_whole_gets_its_time_anew(
+    trouble: Callable[[], str | None], clock: Clock, pipeline: Pipeline
+) -> None:
+    pipeline.stall = (1.0, "the device with a batch of 12")
+    assert trouble() is None
+
+    clock.now_s += 600.0  # SIGSTOP, or a machine that was suspended
+    pipeline.stall = (601.0, "the device with a batch of 12")
+    assert watched(trouble, clock, 44) is None
+    assert watched(trouble, clock, 4) is not None  # it really hangs
+
+
 def test_an_idle_worker_that_takes_none_of_the_messages_is_deaf(
     trouble: Callable[[], str | None], clock: Clock, queue: Queue
 ) -> None:

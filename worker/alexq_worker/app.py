@@ -32,7 +32,7 @@ from alexq_schema.names import QUEUE_CLASSIFY, QUEUES
 from alexq_schema.settings import Settings
 from alexq_worker import logs, tasks
 from alexq_worker.door import Door
-from alexq_worker.health import EXIT_UNHEALTHY, Health, Watch
+from alexq_worker.health import EXIT_UNHEALTHY, PAUSED_S, Health, Watch
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.inference.engine import Engine
 from alexq_worker.intake import Intake
@@ -159,7 +159,12 @@ class Process:
             notifier=self.notifier,
             heartbeat=heartbeat,
         )
-        watch = Watch(self.pipeline, lambda: sum(map(client.llen, QUEUES)), settings.unhealthy_after_s)
+        watch = Watch(
+            self.pipeline,
+            lambda: sum(map(client.llen, QUEUES)),
+            settings.unhealthy_after_s,
+            paused_s=max(PAUSED_S, 4 * settings.heartbeat_s),
+        )
         self.health = Health(self.database, self.worker_id, settings.health_file, watch.trouble)
         self._repeating = [
             Repeating("alexq-health", settings.heartbeat_s, self.health.look),

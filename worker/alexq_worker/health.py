@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -25,6 +26,9 @@ from alexq_schema.errors import AlexqError
 
 LAST_WORDS_S = 5.0
 """Time for telling the database, which may hang itself, before the process ends."""
+
+PAUSED_S = 15.0
+"""Time between two looks that only a process takes which was stopped as a whole."""
 
 EXIT_UNHEALTHY = 70
 """The exit code of a worker that ended because it could not get on (EX_SOFTWARE of sysexits.h)."""
@@ -56,10 +60,12 @@ class Watch:
         waiting_messages: Callable[[], int],
         after_s: float,
         clock: Callable[[], float] = time.monotonic,
+        paused_s: float = PAUSED_S,
     ) -> None:
         """Watch ``pipeline``.
 
         Args:
+            paused_s: well above the time between two calls of :meth:`trouble`.
             waiting_messages: how many messages the broker has for any worker; raises OSError or
                 redis.RedisError while it does not answer.
         """
@@ -67,12 +73,19 @@ class Watch:
         self._waiting_messages = waiting_messages
         self._after_s = after_s
         self._clock = clock
+        self._paused_s = paused_s
         self._accepted = 0
         self._deaf_since: float | None = None
+        self._looked_at = self._awake_since = -math.inf
 
     def trouble(self) -> str | None:
         """Return why this worker does not get on, in words, or None."""
+        now = self._clock()
+        if now - self._looked_at > self._paused_s:  # nothing could get on while the whole process was stopped
+            self._awake_since = now if math.isfinite(self._looked_at) else -math.inf
+        self._looked_at = now
         stalled_s, what = self._pipeline.stalled()
+        stalled_s = min(stalled_s, now - self._awake_since)
         if stalled_s > self._after_s:
             return f"no progress for {stalled_s:.0f} s: {what}"
         if (deaf_s := self._deaf_s()) > self._after_s:

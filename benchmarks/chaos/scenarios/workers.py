@@ -37,7 +37,7 @@ def worker_sigstop(scene: Scene) -> None:
     for _ in range(rounds):
         held = pause_with_jobs(scene, first)
         # Others must have finished all of them: only then could a late commit overwrite a result.
-        scene.wait_for(lambda held=held: is_finished(scene, held), 90.0, "others do its jobs")  # type: ignore[misc]
+        scene.wait_for(lambda held=held: is_finished(scene, held), 300.0, "others do its jobs")  # type: ignore[misc]
         scene.fleet.resume(first)
         scene.sleep(2.0)
     scene.finish(scene.pick(short=45.0, full=600.0))

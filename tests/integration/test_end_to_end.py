@@ -122,9 +122,7 @@ def test_a_long_submission_does_not_keep_a_single_image_waiting(
     single = producer.classify(images[0], timeout_s=60)
 
     assert single.state is JobState.SUCCEEDED
-    assert (
-        bulk.counts()[JobState.SUCCEEDED] < 450
-    )  # first in, first out would be all
+    assert bulk.counts()[JobState.SUCCEEDED] < 450  # first in, first out would be all
     assert {job.state for job in bulk.wait(timeout_s=120)} == {JobState.SUCCEEDED}
 
 

@@ -96,9 +96,10 @@ class Announcements:
     def close(self) -> None:
         """Close every connection. May be called twice."""
         self._closing.set()
-        if self._thread is not None:
+        if self._thread is None:
+            self._redis.close()
+        else:  # it closes what it reads from
             self._thread.join(2 * LOOK_EVERY_S)
-        self._redis.close()
 
     def _run(self) -> None:
         retry_s = FIRST_RETRY_S
@@ -114,6 +115,7 @@ class Announcements:
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
         with suppress(redis.RedisError, OSError):
             pubsub.close()
+        self._redis.close()
 
     def _subscribe_as_wanted(self, pubsub: PubSub) -> None:
         with self._changed:

@@ -74,9 +74,9 @@ def claimed(spring: Callable[[], None]) -> None:
 
 def decoded(spring: Callable[[], None]) -> None:
     """A batch has been decoded; it has not been through the model."""
-    from alexq_worker.inference.engine import Engine
+    from alexq_worker.pipeline.forward import ForwardStage
 
-    before(Engine, "classify", spring)
+    before(ForwardStage, "_classify", spring)  # the engine itself also classifies to warm up
 
 
 def forwarded(spring: Callable[[], None]) -> None:

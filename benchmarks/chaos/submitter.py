@@ -94,7 +94,7 @@ def main() -> None:
 
 def _die_before_publish(after: int) -> None:
     """Kill this process in the ``after``-th submission, between its COMMIT and its messages."""
-    from alexq_producer import producer
+    from alexq_producer import acceptance
 
     passes = 0
 
@@ -105,8 +105,8 @@ def _die_before_publish(after: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         original(*_, **__)
 
-    original = producer.publish  # type: ignore[attr-defined]
-    producer.publish = publish  # type: ignore[attr-defined]
+    original = acceptance.publish  # type: ignore[attr-defined]
+    acceptance.publish = publish  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

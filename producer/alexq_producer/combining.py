@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Request = TypeVar("Request")
@@ -20,13 +20,19 @@ Answer = TypeVar("Answer")
 @dataclass(slots=True)
 class _Pending(Generic[Request, Answer]):
     request: Request
+    woken: threading.Event = field(default_factory=threading.Event)
+    """Set when it is served, or when it is its turn to serve."""
     answer: Answer | None = None
     error: BaseException | None = None
     is_done: bool = False
 
 
 class Combining(Generic[Request, Answer]):
-    """Calls ``serve`` with the requests of all threads that wait; one call at a time."""
+    """Calls ``serve`` with the requests of all threads that wait; one call at a time.
+
+    Whoever serves appoints the first of those who came meanwhile, so that nobody who has been served
+    queues behind them.
+    """
 
     def __init__(self, serve: Callable[[Sequence[Request]], Sequence[Answer]]) -> None:
         """Prepare.
@@ -37,16 +43,18 @@ class Combining(Generic[Request, Answer]):
         self._serve = serve
         self._mutex = threading.Lock()
         self._waiting: list[_Pending[Request, Answer]] = []
-        self._turn = threading.Lock()
+        self._is_serving = False
 
     def __call__(self, request: Request) -> Answer:
         """Return the answer to ``request``; raises what ``serve`` raised."""
         mine: _Pending[Request, Answer] = _Pending(request)
         with self._mutex:
             self._waiting.append(mine)
-        with self._turn:
-            if not mine.is_done:
-                self._serve_all_that_wait()
+            must_wait, self._is_serving = self._is_serving, True
+        if must_wait:
+            mine.woken.wait()
+        if not mine.is_done:
+            self._serve_all_that_wait()
         if mine.error is not None:
             raise mine.error
         return mine.answer  # type: ignore[return-value]  # set when there is no error
@@ -63,3 +71,10 @@ class Combining(Generic[Request, Answer]):
                 one.error = error
         for one in served:
             one.is_done = True
+        with self._mutex:
+            successor = self._waiting[0] if self._waiting else None
+            self._is_serving = successor is not None
+        if successor is not None:
+            successor.woken.set()
+        for one in served:
+            one.woken.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -53,3 +54,18 @@ def test_what_goes_wrong_is_raised_to_everyone_it_was_done_for_and_to_nobody_aft
     is_broken = False
 
     assert combining(2) == 2
+
+
+def test_threads_that_come_again_and_again_are_served_by_the_dozen() -> None:
+    calls: list[int] = []
+
+    def serve(requests: Sequence[int]) -> Sequence[int]:
+        calls.append(len(requests))
+        time.sleep(0.005)  # a sync and a transaction
+        return requests
+
+    combining = Combining(serve)
+    with ThreadPoolExecutor(32) as threads:
+        assert list(threads.map(combining, range(640), timeout=60)) == list(range(640))
+
+    assert len(calls) <= 640 / 4  # those who were served do not wait for the round after

@@ -119,7 +119,7 @@ def idle(producer: Producer, pictures: Pictures, count: int) -> dict[str, Any]:
     """Return the times of single images, in turn through alexq and in this process."""
     settings = producer.settings
     model = Model(settings.models_dir, settings.precision, 1, torch.get_num_threads())
-    chance = random.Random(0)  # noqa: S311 - for pauses
+    chance = random.Random(0)
     alone_s: list[float] = []
     calls: list[Call] = []
     for image in pictures.take(WARM_UP + count):
@@ -212,8 +212,8 @@ def show(result: dict[str, Any]) -> None:
     if bulk := result.get("beside_bulk"):
         wait = bulk["wait_batches"]
         console.print(
-            f"beside {bulk['images']} bulk images ({bulk['images_per_s']}/s): {bulk['singles']} singles waited "
-            f"{wait['p50']} (p50), {wait['max']} (max) batches of {bulk['batch_ms']} ms; allowed "
+            f"beside {bulk['images']} bulk images ({bulk['images_per_s']}/s): {bulk['singles']} singles "
+            f"waited {wait['p50']} (p50), {wait['max']} (max) batches of {bulk['batch_ms']} ms; allowed "
             f"{ALLOWED_BATCHES:g}: {'kept' if wait['max'] <= ALLOWED_BATCHES else 'NOT KEPT'}"
         )
         for name, times in bulk["steps_ms"].items():

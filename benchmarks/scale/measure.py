@@ -12,7 +12,7 @@ from typing import Any, Self
 from uuid import UUID
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped,unused-ignore]
 from sqlalchemy import func, select
 
 from alexq_schema.db.clock import now

@@ -28,7 +28,10 @@ WARM_IMAGES = 128
 
 
 class CeleryRow:
-    """A broker, a worker, and a client that publishes one task an image and waits for all results."""
+    """A broker, a worker, and a client that publishes one task an image and waits for all results.
+
+    The worker is spared what it need not do: events, gossip, mingling, heartbeats, remote control.
+    """
 
     name: str
     module: ClassVar[str]
@@ -72,7 +75,7 @@ class CeleryRow:
             self._warm_up(work, log)
         except (OSError, RuntimeError, StackError) as error:
             self.stop()
-            raise NotRunnableError(f"{self.name}: {error}") from error
+            raise NotRunnableError(f"{self.name}: {error}\n{tail(log)}") from error
         except BaseException:
             self.stop()
             raise

@@ -136,6 +136,7 @@ class _Connection(asyncio.Protocol):
         self._send_next()
 
     def close(self) -> None:
+        self.number = None  # what it waits for no longer matters
         if self._transport is not None:
             self._transport.abort()
 

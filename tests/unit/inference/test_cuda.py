@@ -186,6 +186,25 @@ def test_a_capture_that_fails_is_said_once_and_batches_go_through_all_the_same(
     assert_same(engine.classify(IMAGES[:3]), expected, slice(0, 3))
 
 
+def test_a_capture_that_fails_while_a_lack_of_memory_is_handled_lacks_none_itself(
+    cuda, expected, monkeypatch
+):
+    def fails(*args, **kwargs):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    def full(images):
+        raise DeviceMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.cuda, "graph", fails)
+    try:
+        full(IMAGES)
+    except DeviceMemoryError:
+        cuda.lower_limit()
+    assert cuda.batch_limit == 3
+    assert not cuda.is_graphed
+    assert_same(cuda.classify(IMAGES[:3]), expected, slice(0, 3))
+
+
 def test_a_graph_that_gives_other_answers_is_not_used(load, expected, monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: None)
     engine = load()

@@ -237,6 +237,27 @@ def test_running_out_of_memory_lets_go_of_what_filled_it(pets, monkeypatch):
     assert filling[0]() is None
 
 
+def test_another_failure_while_a_lack_of_memory_is_handled_is_none_itself(pets, monkeypatch):
+    engine = load(pets)
+    engine.warm_up()
+    errors = [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: unknown")]
+
+    def fails(self, inputs):
+        raise errors.pop(0)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", fails)
+
+    def classify() -> None:
+        try:
+            engine.classify(IMAGES)
+        except DeviceMemoryError:
+            engine.classify(IMAGES[:2])
+
+    with pytest.raises(EngineError, match="batch of 2: CUDA error") as caught:
+        classify()
+    assert not isinstance(caught.value, DeviceMemoryError)
+
+
 def test_what_was_launched_has_its_answer_whenever_it_is_asked_for(pets):
     engine = load(pets)
     engine.warm_up()

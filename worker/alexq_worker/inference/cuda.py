@@ -14,6 +14,7 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 from __future__ import annotations
 
 import logging
+import sys
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
@@ -91,13 +92,13 @@ class CudaRunner:
         torch.cuda.empty_cache()
 
     def _capture(self, limit: int) -> None:
-        pool = torch.cuda.graph_pool_handle()
+        pool, before = torch.cuda.graph_pool_handle(), sys.exception()
         try:
             for size in reversed(ladder(limit)):  # the smaller ones find room in what the largest took
                 for slot in self.slots:
                     slot.capture(size, self.compute, pool)
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error, before):
                 raise
             log.warning(
                 "no CUDA graphs on %s, batches go through kernel by kernel: %s",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 
 import torch
 
@@ -47,22 +48,26 @@ _NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 """CUDA's and PyTorch's allocators; cuBLAS and cuDNN; the host's."""
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException, before: BaseException | None) -> bool:
     """Return whether ``error``, or one that it came from, says that memory ran out.
 
     A graph's capture that runs out of memory ends with an error of its own, raised over the first.
+
+    Args:
+        before: ``sys.exception()`` from when the work began: what it says was another piece of work's.
     """
-    while error is not None:
-        if any(text in str(error) for text in _NO_MEMORY):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(text in str(cause) for cause in _causes(error, before) for text in _NO_MEMORY)
 
 
-def drop_tensors(error: BaseException | None) -> None:
-    """Let go of the tensors that the frames of ``error``, or of one that it came from, still hold."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
+def drop_tensors(error: BaseException, before: BaseException | None) -> None:
+    """Let go of the tensors that the frames of ``error``, and of those that it came from, still hold."""
+    for cause in _causes(error, before):
+        traceback.clear_frames(cause.__traceback__)
+
+
+def _causes(error: BaseException | None, before: BaseException | None) -> Iterator[BaseException]:
+    while error is not None and error is not before:
+        yield error
         error = error.__cause__ or error.__context__
 
 

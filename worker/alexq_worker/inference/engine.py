@@ -6,6 +6,7 @@ One thread at a time uses an engine: the one that loads and warms it up, then th
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
@@ -214,13 +215,14 @@ class Engine:
     @contextmanager
     def _translated(self, size: int) -> Iterator[None]:
         """Without gradients, the device's errors translated."""
+        before = sys.exception()
         try:
             with torch.inference_mode():
                 yield
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            is_full = is_out_of_memory(error)
+            is_full = is_out_of_memory(error, before)
             if is_full:
-                drop_tensors(error)
+                drop_tensors(error, before)
             advice = ": lower ALEXQ_MAX_BATCH" if is_full else ""
             lines = str(error).splitlines() or [type(error).__name__]
             raise (DeviceMemoryError if is_full else EngineError)(

@@ -266,3 +266,15 @@ def test_silence_is_judged_only_after_the_database_has_answered_for_a_while(
     heartbeat.beat()
     outage.on_call = lambda: None
     assert not heartbeat.may_judge_silence
+
+
+def test_a_heartbeat_does_not_call_a_worker_well_that_has_just_failed(
+    database: Database, worker_id: UUID, tmp_path: Path
+) -> None:
+    file = tmp_path / "health.json"
+    health = Health(database, worker_id, file, lambda: None, end=lambda _: None)
+
+    health.fail("the device broke")
+    health.look()
+
+    assert json.loads(file.read_text())["is_healthy"] is False

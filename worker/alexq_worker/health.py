@@ -127,6 +127,8 @@ class Health:
         self._file = Path(str(file).replace("{pid}", str(os.getpid())))
         self._trouble = trouble
         self._end = end
+        self._writing = threading.Lock()  # a stage that broke tells of it on its own thread
+        self._has_failed = False
 
     def look(self) -> None:
         """Rewrite the health file, or report the trouble and end the process."""
@@ -160,6 +162,13 @@ class Health:
             log.warning("could not tell the database: %s", error)
 
     def _write(self, state: dict[str, object]) -> None:
+        with self._writing:
+            if self._has_failed:
+                return  # a heartbeat in between must not call a dying worker well
+            self._has_failed = not state["is_healthy"]
+            self._replace(state)
+
+    def _replace(self, state: dict[str, object]) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         draft = self._file.with_suffix(".tmp")
         draft.write_text(json.dumps({**state, "worker_id": str(self._worker_id), "pid": os.getpid()}) + "\n")

@@ -25,17 +25,17 @@ class Mosec(HttpPeer):
     path = "/inference"
     tunings: ClassVar[list[dict[str, Any]]] = [
         {},
-        {"torch_threads": None},
-        {"max_batch": 32},
-        {"workers": None, "max_batch": 32},
+        {"workers": 1, "max_batch": 64},
+        {"workers": 1, "torch_threads": None, "max_batch": 64},
+        {"max_batch": 64},
     ]
 
     def __init__(
         self,
         decode_processes: int | None = None,
-        workers: int | None = 1,
+        workers: int | None = None,
         torch_threads: int | None = 1,
-        max_batch: int = 64,
+        max_batch: int = 32,
         wait_ms: int = 50,
         connections: int = 0,
     ) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -407,6 +409,31 @@ def test_a_child_that_died_between_jobs_costs_nobody(
     child.kill()
     eventually(lambda: child.status() == psutil.STATUS_ZOMBIE)
     assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+
+
+@linux_only
+def test_a_child_that_dies_before_it_has_read_its_job_costs_nobody(
+    isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim], photograph: bytes
+) -> None:
+    engine = isolated()
+    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    child = only_child()
+    child.suspend()  # as one that is being killed: it lives, says nothing and reads nothing
+    outcomes: list[Outcome] = []
+    asking = threading.Thread(target=lambda: outcomes.append(engine.classify(claim_of(photograph))))
+    asking.start()
+    assert engine._child is not None
+    requests = engine._child._stdin.fileno()
+    eventually(lambda: unread_bytes(requests) > 0, what="the job lies in the pipe")
+    child.kill()
+    asking.join(30)
+
+    assert [type(outcome) for outcome in outcomes] == [Succeeded]
+
+
+def unread_bytes(pipe: int) -> int:
+    answer = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 @linux_only

@@ -30,6 +30,7 @@ from alexq_schema.models import ModelStore
 from alexq_worker.isolation.messages import (
     OUT_OF_MEMORY,
     Answer,
+    Begun,
     Classified,
     ImageFailed,
     Job,
@@ -76,6 +77,7 @@ def main() -> int:
     _say(answers, Ready())
     while line := requests.readline():
         job = Job.model_validate_json(line)
+        _say(answers, Begun(job_id=job.job_id))
         _limit_cpu(job.cpu_s)
         _say(answers, classifier.answer(job))
     return 0
@@ -155,7 +157,7 @@ def _errored(job_id: UUID | None, error: AlexqError) -> JobErrored:
 
 
 def _say(answers: int, answer: Answer) -> None:
-    os.write(answers, answer.to_line())  # shorter than a pipe's buffer, which is empty: never partial
+    os.write(answers, answer.to_line())  # two fit into a pipe's buffer, which holds no more: never partial
 
 
 def _exit_if_out_of_memory(error: BaseException | None) -> None:

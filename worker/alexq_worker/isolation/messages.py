@@ -1,7 +1,7 @@
 """What passes between a worker and its isolation child: one JSON object a line, and nothing else.
 
     worker ─▶ child     Setup, then a Job at a time
-    worker ◀─ child     Ready or JobErrored, then for each Job: Classified | ImageFailed | JobErrored
+    worker ◀─ child     Ready or JobErrored, then for each Job: Begun, Classified | ImageFailed | JobErrored
 
 The child handles hostile input, so its answers are hostile too: the worker checks each one against
 these models and against the job that it asked about.
@@ -73,6 +73,13 @@ class Ready(Line):
     kind: Literal["ready"] = "ready"
 
 
+class Begun(Line):
+    """The job has been read: from here on, what becomes of the child is the job's fault."""
+
+    kind: Literal["begun"] = "begun"
+    job_id: UUID
+
+
 class Classified(Line):
     """The image went through the model."""
 
@@ -104,7 +111,7 @@ class JobErrored(Line):
     is_retryable: bool
 
 
-Answer = Ready | Classified | ImageFailed | JobErrored
+Answer = Ready | Begun | Classified | ImageFailed | JobErrored
 
 _answer: TypeAdapter[Answer] = TypeAdapter(Annotated[Answer, Field(discriminator="kind")])
 

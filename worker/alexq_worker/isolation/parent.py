@@ -22,6 +22,7 @@ from alexq_schema.job import Prediction
 from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, Succeeded
 from alexq_worker.isolation.messages import (
     Answer,
+    Begun,
     Classified,
     ImageFailed,
     Job,
@@ -82,10 +83,8 @@ class IsolatedEngine:
             Errored, to be tried again, when no child could be had or :meth:`stop` was called.
         """
         try:
-            answer = self._ready_child().ask(
-                Job(job_id=claim.job_id, image_key=claim.image_key, cpu_s=self._timeout_s), self._timeout_s
-            )
-            outcome = self._outcome(claim, answer)
+            job = Job(job_id=claim.job_id, image_key=claim.image_key, cpu_s=self._timeout_s)
+            outcome = self._outcome(claim, self._begin(job).hear(self._timeout_s))
         except (EngineError, WorkerCrashedError) as error:
             outcome = self._lost(claim, error)
         self._rest()
@@ -96,6 +95,28 @@ class IsolatedEngine:
         with self._lock:
             self._is_stopping = True
             self._end_child()
+
+    def _begin(self, job: Job) -> ChildProcess:
+        """Return a child that has begun the job. One that dies before that costs the job nothing.
+
+        Raises:
+            EngineError: two in a row did not begin it.
+        """
+        child = self._ready_child()
+        try:
+            return self._begun(child, job)
+        except (EngineError, WorkerCrashedError) as error:
+            log.info("another isolation process gets job %s: %s", job.job_id, error)
+            child.end()
+        try:
+            return self._begun(self._ready_child(), job)
+        except WorkerCrashedError as error:
+            raise EngineError(f"the isolation process did not begin the job: {error}") from error
+
+    def _begun(self, child: ChildProcess, job: Job) -> ChildProcess:
+        if child.ask(job, self._timeout_s) != Begun(job_id=job.job_id):
+            raise WorkerCrashedError("the process answered something that it was not asked")
+        return child
 
     def _ready_child(self) -> ChildProcess:
         """Return a child that waits for a job, a new one if need be.
@@ -129,7 +150,7 @@ class IsolatedEngine:
 
     def _outcome(self, claim: Claim, answer: Answer) -> Outcome:
         """Raise WorkerCrashedError unless this can be the answer to this job."""
-        if isinstance(answer, Ready) or answer.job_id != claim.job_id:
+        if isinstance(answer, Ready | Begun) or answer.job_id != claim.job_id:
             raise WorkerCrashedError("the process answered something that it was not asked")
         if isinstance(answer, ImageFailed):
             return Failed(claim, answer.code, answer.detail)

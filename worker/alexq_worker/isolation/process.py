@@ -49,6 +49,7 @@ class ChildProcess:
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._readable = select.poll()
         self._readable.register(self._stdout, select.POLLIN)
+        self._heard = b""
 
     @property
     def is_ended(self) -> bool:
@@ -58,30 +59,38 @@ class ChildProcess:
 
     def is_quiet(self) -> bool:
         """Return whether it lives and has said nothing unasked."""
-        return not self._readable.poll(0)
+        return not self._heard and not self._readable.poll(0)
 
     def ask(self, message: Line, within_s: float) -> Answer:
         """Send a message and return the answer to it.
 
         Raises:
             EngineError: the process was gone before it got the message.
-            WorkerCrashedError: it died, took too long, or gave no proper answer; says which.
+            WorkerCrashedError: as :meth:`hear`.
         """
-        deadline = self._clock() + within_s
         try:
             self._stdin.write(message.to_line())  # shorter than a pipe's buffer: does not block
         except BrokenPipeError as error:
             raise EngineError("the isolation process ended before it got the job") from error
-        line = b""
-        while not line.endswith(b"\n"):
+        return self.hear(within_s)
+
+    def hear(self, within_s: float) -> Answer:
+        """Return the next answer.
+
+        Raises:
+            WorkerCrashedError: it died, took too long, or gave no proper answer; says which.
+        """
+        deadline = self._clock() + within_s
+        while b"\n" not in self._heard and len(self._heard) <= MAX_ANSWER_BYTES:
             left_s = deadline - self._clock()
             if left_s <= 0 or not self._readable.poll(left_s * 1000):
                 raise WorkerCrashedError(f"took longer than {within_s:g} s; the process was ended")
             if not (part := self._stdout.read(MAX_ANSWER_BYTES)):
                 raise WorkerCrashedError(self._how_it_ended())
-            line += part
-            if len(line) > MAX_ANSWER_BYTES:
-                raise WorkerCrashedError(f"the process answered with more than {MAX_ANSWER_BYTES:,} bytes")
+            self._heard += part
+        line, _, self._heard = self._heard.partition(b"\n")
+        if len(line) > MAX_ANSWER_BYTES:
+            raise WorkerCrashedError(f"the process answered with more than {MAX_ANSWER_BYTES:,} bytes")
         try:
             return parse_answer(line)
         except ValidationError as error:

@@ -113,6 +113,10 @@ class Announcements:
                 self._lose(pubsub)
                 self._closing.wait(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
+            except Exception:  # the process loop: who waits would never be told to ask
+                log.exception("hearing of finished jobs failed; it goes on")
+                self._lose(pubsub)
+                self._closing.wait(LAST_RETRY_S)
         with suppress(redis.RedisError, OSError):
             pubsub.close()
         self._redis.close()

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from alexq_schema.errors import UnavailableError
+
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
@@ -38,7 +40,9 @@ class Combining(Generic[Request, Answer]):
         """Prepare.
 
         Args:
-            serve: returns an answer for each request, in their order; what it raises, each of them raises.
+            serve: returns an answer for each request, in their order. When it raises UnavailableError, each
+                of them raises it: a service is away for all alike. After any other error each is served
+                alone, so that a request at fault fails nobody else; ``serve`` must allow that.
         """
         self._serve = serve
         self._mutex = threading.Lock()
@@ -62,15 +66,7 @@ class Combining(Generic[Request, Answer]):
     def _serve_all_that_wait(self) -> None:
         with self._mutex:
             served, self._waiting = self._waiting, []
-        try:
-            answers = self._serve([one.request for one in served])
-            for one, answer in zip(served, answers, strict=True):
-                one.answer = answer
-        except BaseException as error:  # noqa: BLE001 - each caller raises it in its own thread
-            for one in served:
-                one.error = error
-        for one in served:
-            one.is_done = True
+        self._serve_these(served)
         with self._mutex:
             successor = self._waiting[0] if self._waiting else None
             self._is_serving = successor is not None
@@ -78,3 +74,16 @@ class Combining(Generic[Request, Answer]):
             successor.woken.set()
         for one in served:
             one.woken.set()
+
+    def _serve_these(self, served: Sequence[_Pending[Request, Answer]]) -> None:
+        try:
+            answers = self._serve([one.request for one in served])
+            for one, answer in zip(served, answers, strict=True):
+                one.answer, one.is_done = answer, True
+        except BaseException as error:  # noqa: BLE001 - each caller raises it in its own thread
+            if len(served) > 1 and isinstance(error, Exception) and not isinstance(error, UnavailableError):
+                for one in served:
+                    self._serve_these([one])
+                return
+            for one in served:
+                one.error, one.is_done = error, True

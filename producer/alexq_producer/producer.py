@@ -28,6 +28,9 @@ from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
 from alexq_schema.settings import Settings
 
+MAX_DEADLINE_S = 10 * 365 * 86_400.0
+"""Every database can still add it to the time of day."""
+
 
 class Producer:
     """Submits images and reads results, straight through database, image store and broker.
@@ -80,11 +83,14 @@ class Producer:
 
         Raises:
             ImageError: an input was rejected; names it.
-            UsageError: there was no image, or the deadline is not in the future.
+            UsageError: there was no image, or the deadline is not within the next ten years.
             ImageStoreError, DatabaseUnavailableError: nothing was accepted; submit again.
         """
-        if deadline_s is not None and not deadline_s > 0:
-            raise UsageError(f"deadline_s={deadline_s}: give the seconds from now, more than 0")
+        if deadline_s is not None and not 0 < deadline_s <= MAX_DEADLINE_S:
+            raise UsageError(
+                f"deadline_s={deadline_s}: give the seconds from now, more than 0 and at most "
+                f"{MAX_DEADLINE_S:.0f} (ten years), or None to wait for ever"
+            )
         lane = lane or (Lane.INTERACTIVE if sources.is_one(images) else Lane.BULK)
         with self._images.staging() as staging:
             new_jobs, rejections = self._take_in(sources.each(images), staging, skip=rejected == "skip")

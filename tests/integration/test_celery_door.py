@@ -19,6 +19,7 @@ from alexq_schema.db import queries
 from alexq_schema.db.session import Database
 from alexq_schema.errors import UsageError
 from alexq_schema.ids import new_id
+from alexq_schema.images import FileImageStore
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import encode, photo_crops
@@ -120,6 +121,26 @@ def test_a_job_that_was_left_behind_still_answers_its_celery_client(
     start_worker()
 
     assert [result.get(timeout=60)["state"] for result in results] == ["succeeded"] * 3
+
+
+def test_one_bad_message_fails_nobody_who_comes_with_it(
+    start_worker: StartWorker, broker_url: str, settings: Settings
+) -> None:
+    app = Celery("someone", broker=broker_url, backend=broker_url, set_as_current=False)
+    damaged = "d" * 64
+    path = FileImageStore(settings.data_dir / "images").path(damaged)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not what the key says")
+    kwargs: list[dict[str, str]] = [{"image_base64": base64_of(photo())} for _ in range(6)]
+    kwargs[1:1] = [{"image_base64": "caf\u00e9"}, {"image_key": damaged}, {"image_base64": "AAAA"}]
+    results = [app.send_task("alexq.classify_image", kwargs=one, queue="alexq.classify") for one in kwargs]
+
+    start_worker()  # finds them all in the queue
+
+    for result in results[1:4]:
+        with pytest.raises(Exception, match=r"base64|damaged|not an image"):
+            result.get(timeout=60)
+    assert [result.get(timeout=60)["state"] for result in results[:1] + results[4:]] == ["succeeded"] * 6
 
 
 DIES_BEFORE_THE_ROW = """

@@ -445,3 +445,13 @@ def test_what_is_announced_while_the_connection_is_lost_is_asked_for(
         client.client_kill_filter(_type="pubsub")
 
         assert wait.result(30)[0].label == "cat"
+
+
+@pytest.mark.parametrize("deadline_s", [0.0, -1.0, float("nan"), float("inf"), 1e12])
+def test_a_deadline_that_makes_no_sense_is_refused(
+    producer: Producer, database: Database, deadline_s: float
+) -> None:
+    with pytest.raises(UsageError, match="deadline_s"):
+        producer.submit(jpeg(), deadline_s=deadline_s)
+
+    assert rows(database) == 0

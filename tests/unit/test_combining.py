@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from alexq_producer.combining import Combining
+from alexq_schema.errors import DatabaseUnavailableError
 from tests.helpers.eventually import eventually
 
 
@@ -69,3 +70,48 @@ def test_threads_that_come_again_and_again_are_served_by_the_dozen() -> None:
         assert list(threads.map(combining, range(640), timeout=60)) == list(range(640))
 
     assert len(calls) <= 640 / 4  # those who were served do not wait for the round after
+
+
+def test_a_request_at_fault_fails_nobody_who_was_served_with_it() -> None:
+    may_go, calls = threading.Event(), []
+
+    def serve(numbers: Sequence[int]) -> Sequence[int]:
+        calls.append(list(numbers))
+        assert may_go.wait(10)
+        if 7 in numbers:
+            raise ZeroDivisionError("seven")
+        return numbers
+
+    combining = Combining(serve)
+    with ThreadPoolExecutor(10) as threads:
+        first = threads.submit(combining, -1)
+        eventually(lambda: calls == [[-1]], what="the first is being served")
+        others = {number: threads.submit(combining, number) for number in range(9)}
+        eventually(lambda: len(combining._waiting) == 9, what="the others wait")
+        may_go.set()
+
+        assert first.result(10) == -1
+        with pytest.raises(ZeroDivisionError):
+            others.pop(7).result(10)
+        assert [future.result(10) for future in others.values()] == list(others)
+
+
+def test_an_outage_is_raised_to_all_at_once_and_not_waited_for_once_for_each() -> None:
+    may_go, calls = threading.Event(), []
+
+    def serve(numbers: Sequence[int]) -> Sequence[int]:
+        calls.append(len(numbers))
+        assert may_go.wait(10)
+        raise DatabaseUnavailableError("down")
+
+    combining = Combining(serve)
+    with ThreadPoolExecutor(10) as threads:
+        futures = [threads.submit(combining, 0)]
+        eventually(lambda: calls == [1], what="the first is being served")
+        futures += [threads.submit(combining, number) for number in range(1, 10)]
+        eventually(lambda: len(combining._waiting) == 9, what="the others wait")
+        may_go.set()
+        for future in futures:
+            with pytest.raises(DatabaseUnavailableError):
+                future.result(10)
+    assert calls == [1, 9]

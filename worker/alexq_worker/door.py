@@ -6,7 +6,6 @@ One thread serves everyone who has come meanwhile: one sync of the image store, 
 from __future__ import annotations
 
 import base64
-import binascii
 import queue
 import threading
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from uuid import UUID
 from alexq_schema.db import accept, queries
 from alexq_schema.db.accept import NewJob
 from alexq_schema.db.session import Database
-from alexq_schema.errors import AlexqError, JobNotFoundError, MessageError, RejectedError
+from alexq_schema.errors import AlexqError, JobNotFoundError, MessageError, UnavailableError
 from alexq_schema.images import ImageStore, Staging, check_image
 from alexq_schema.job import Job
 from alexq_schema.messages import ClassifyImage
@@ -99,9 +98,12 @@ class Door:
     def _let_in(self, visitors: Sequence[_Visitor]) -> None:
         try:
             accepted = self._pipeline.until_answered("a message's image", lambda: self._accept(visitors))
-        except Exception as error:  # noqa: BLE001 - each message fails of it
-            for visitor in visitors:
-                visitor.future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - the message fails of it
+            if len(visitors) == 1:
+                visitors[0].future.set_exception(error)
+            else:  # one of them is at fault in a way that has no name
+                for visitor in visitors:
+                    self._let_in([visitor])
             return
         for visitor, refusal in accepted or [(visitor, None) for visitor in visitors]:
             if refusal is not None:
@@ -121,7 +123,9 @@ class Door:
             for visitor in visitors:
                 try:
                     new += self._new_job(visitor, staging)
-                except RejectedError as error:
+                except UnavailableError:
+                    raise
+                except AlexqError as error:
                     accepted.append((visitor, error))
                 else:
                     accepted.append((visitor, None))
@@ -136,7 +140,7 @@ class Door:
         if message.image_base64 is not None:
             try:
                 data = base64.b64decode(message.image_base64, validate=True)
-            except binascii.Error as error:
+            except ValueError as error:  # binascii.Error is one; so is text that is not ASCII
                 raise MessageError(f"{visitor.source}: image_base64 is not base64: {error}") from error
             check_image(data, visitor.source, self._max_image_bytes)
             return [NewJob(visitor.job_id, visitor.source, staging.add(data), len(data))]

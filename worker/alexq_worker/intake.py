@@ -75,10 +75,13 @@ class Intake:
         qos.can_consume = lambda: room.has_room(lane) and within_prefetch()
         restore = qos.restore_unacked_once
 
+        # kombu closes the channel of a lost connection like any other, and would end the worker with an
+        # AttributeError where it is used again. What was not restored or acked then comes back by SQL.
+        def is_connected() -> bool:
+            return qos.channel.connection is not None and qos.channel.connection.client is not None
+
         def restore_if_connected(*args: Any, **kwargs: Any) -> None:
-            # kombu closes the channel of a lost connection like any other, and would end the
-            # worker with an AttributeError here. Those messages come back by SQL.
-            if qos.channel.connection.client is not None:
+            if is_connected():
                 restore(*args, **kwargs)
 
         qos.restore_unacked_once = restore_if_connected
@@ -91,6 +94,8 @@ class Intake:
 
         def flush() -> None:
             tags, acked[:] = list(acked), []
+            if not is_connected():
+                return
             try:
                 with qos.channel.conn_or_acquire() as client, client.pipeline() as pipe:
                     pipe.zrem(qos.unacked_index_key, *tags).hdel(qos.unacked_key, *tags).execute()

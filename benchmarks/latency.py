@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +36,7 @@ from alexq_schema.job import Job, JobState
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
 from alexq_worker.inference.versions import create_untrained
+from benchmarks.conditions import conditions
 from benchmarks.producing import Pictures
 from benchmarks.scale.services import DATABASES, RealWorker, stage
 from benchmarks.throughput.model import Model
@@ -223,12 +221,7 @@ def show(result: dict[str, Any]) -> None:
 def save(result: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Write the result file."""
     record = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **conditions("torch", "celery", "sqlalchemy"),
         "images": arguments.images,
         "precision": arguments.precision,
         "database": arguments.database,

@@ -16,7 +16,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,7 @@ from alexq_schema import images
 from alexq_schema.db import accept
 from alexq_schema.settings import Settings
 from benchmarks.chaos.processes import tree
+from benchmarks.conditions import conditions
 from benchmarks.images import jpegs
 from benchmarks.scale.services import DATABASES, Services, Stage, stage
 
@@ -242,12 +241,7 @@ def show(results: Sequence[dict[str, Any]]) -> None:
 def save(results: Sequence[dict[str, Any]], rounds: int) -> None:
     """Write the result file."""
     record = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-        "python": platform.python_version(),
+        **conditions("celery", "sqlalchemy"),
         "rounds": rounds,
         "images_per_submission": BULK,
         "mean_image_bytes": round(statistics.mean(map(len, jpegs(DISTINCT)))),

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import re
 import statistics
 import sys
@@ -26,18 +24,17 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
-import torch
 from rich.console import Console
 
 from alexq_producer import Producer, Submission
 from alexq_schema.job import JobState
 from alexq_schema.models import ModelStore
 from alexq_worker.inference.versions import create_untrained
+from benchmarks.conditions import conditions
 from benchmarks.images import jpegs
 from benchmarks.scale.services import DATABASES, RealWorker, stage
 
@@ -191,12 +188,7 @@ def save(result: dict[str, Any], samples: Sequence[Sample], arguments: argparse.
     """Write the result file, with evenly spaced samples."""
     thinned = samples[:: max(1, len(samples) // SAVED_SAMPLES)]
     record = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **conditions("torch", "celery", "sqlalchemy"),
         "precision": arguments.precision,
         "database": arguments.database,
         **result,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from alexq_schema.settings import usable_cores
+from benchmarks.conditions import conditions
 
 RESULTS = Path(__file__).parent.parent / "results"
 TITLES = {
@@ -56,14 +53,7 @@ def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
 def save(rows: Sequence[dict[str, Any]], broker: str, postgresql: str, device_ms: float) -> None:
     """Write ``results/scale.json`` and ``results/scale.png``."""
     record = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cores": usable_cores(), "system": f"{platform.system()} {platform.machine()}"},
-        "versions": {
-            "python": platform.python_version(),
-            "broker": broker,
-            "postgresql": postgresql,
-            **{name: version(name) for name in ("celery", "kombu", "sqlalchemy", "psycopg")},
-        },
+        **conditions("celery", "kombu", "sqlalchemy", "psycopg", broker=broker, postgresql=postgresql),
         "device_ms": device_ms,
         "rows": list(rows),
     }

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.conditions import conditions
 from benchmarks.throughput.contender import Work
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -51,18 +47,7 @@ def record(rows: list[Row], work: Work, *, rounds: int) -> dict[str, Any]:
     """Return everything that is written to the result file."""
     ceiling = rows[0]
     return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cores": work.cores,
-            "processor": processor(),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pillow": version("pillow"),
-            "celery": version("celery"),
-        },
+        **conditions("torch", "pillow", "celery"),
         "precision": work.precision,
         "images": {
             "distinct": len(work.images),
@@ -71,14 +56,6 @@ def record(rows: list[Row], work: Work, *, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "rows": [_row(row, ceiling) for row in rows],
     }
-
-
-def processor() -> str:
-    """Return the processor's name, as the system gives it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else ():  # noqa: PTH110
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _row(row: Row, ceiling: Row) -> dict[str, Any]:

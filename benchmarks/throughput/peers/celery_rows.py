@@ -18,7 +18,7 @@ from alexq.stack.broker import EmbeddedBroker
 from alexq_schema.errors import StackError
 from benchmarks.throughput.contender import Answers, NotRunnableError, Work, start_process, wait_until
 from benchmarks.throughput.peers.celery_config import CLASSIFY, configured
-from benchmarks.throughput.peers.processes import end_all, resolved, server_environment, tail
+from benchmarks.throughput.peers.processes import chosen, end_all, resolved, server_environment, tail
 from benchmarks.throughput.peers.venvs import environment, versions
 
 READY_S = 60.0
@@ -38,12 +38,13 @@ class CeleryRow:
     distributions: ClassVar[dict[str, str]] = {"Celery": "celery"}
     requirements: ClassVar[tuple[str, ...]] = ()
     """Empty: the Celery that alexq itself runs on."""
+    defaults: ClassVar[dict[str, Any]]
+    """What the constructor takes; None becomes the number of cores at the start."""
     tunings: ClassVar[list[dict[str, Any]]]
     """Constructor arguments that are worth a try, the defaults included as ``{}``."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = settings
-        """As constructed; None becomes the number of cores at the start."""
+        self.settings = chosen(self.defaults, settings)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._app: Celery | None = None
 
@@ -153,10 +154,11 @@ class CeleryPrefork(CeleryRow):
     module = "celery_app"
     tunings: ClassVar[list[dict[str, Any]]] = [{}, {"prefetch": 1}, {"prefetch": 16}]
 
-    def __init__(
-        self, concurrency: int | None = None, torch_threads: int | None = 1, prefetch: int = 4
-    ) -> None:
-        super().__init__(concurrency=concurrency, torch_threads=torch_threads, prefetch=prefetch)
+    defaults: ClassVar[dict[str, Any]] = {
+        "concurrency": None,
+        "torch_threads": 1,
+        "prefetch": 4,
+    }
 
     def pool(self) -> list[str]:
         """Return prefork's options."""
@@ -170,8 +172,10 @@ class CelerySolo(CeleryRow):
     module = "celery_app"
     tunings: ClassVar[list[dict[str, Any]]] = [{}, {"torch_threads": 1}, {"prefetch": 16}]
 
-    def __init__(self, torch_threads: int | None = None, prefetch: int = 4) -> None:
-        super().__init__(torch_threads=torch_threads, prefetch=prefetch)
+    defaults: ClassVar[dict[str, Any]] = {
+        "torch_threads": None,
+        "prefetch": 4,
+    }
 
     def pool(self) -> list[str]:
         """Return the solo pool's options."""
@@ -193,25 +197,15 @@ class CeleryBatches(CeleryRow):
         {"threads": False, "concurrency": None, "decode_threads": 1, "torch_threads": 1},
     ]
 
-    def __init__(
-        self,
-        threads: bool = True,
-        concurrency: int | None = 2,
-        decode_threads: int | None = None,
-        torch_threads: int | None = None,
-        max_batch: int = 64,
-        flush_ms: int = 100,
-        prefetch_batches: int = 2,
-    ) -> None:
-        super().__init__(
-            threads=threads,
-            concurrency=concurrency,
-            decode_threads=decode_threads,
-            torch_threads=torch_threads,
-            max_batch=max_batch,
-            flush_ms=flush_ms,
-            prefetch_batches=prefetch_batches,
-        )
+    defaults: ClassVar[dict[str, Any]] = {
+        "threads": True,
+        "concurrency": 2,
+        "decode_threads": None,
+        "torch_threads": None,
+        "max_batch": 64,
+        "flush_ms": 100,
+        "prefetch_batches": 2,
+    }
 
     def pool(self) -> list[str]:
         """Return the pool's options."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from alexq.stack.environment import free_port
 from benchmarks.throughput.contender import Answers, NotRunnableError, Work, start_process, wait_until
 from benchmarks.throughput.peers.http_client import Form, HttpClient
-from benchmarks.throughput.peers.processes import end_all, resolved, server_environment, tail
+from benchmarks.throughput.peers.processes import chosen, end_all, resolved, server_environment, tail
 from benchmarks.throughput.peers.venvs import environment, versions
 
 START_S = 240.0
@@ -26,13 +26,14 @@ class HttpPeer:
     requirements: ClassVar[tuple[str, ...]]
     path: ClassVar[str]
     form: ClassVar[Form | None] = None
+    defaults: ClassVar[dict[str, Any]]
+    """What the constructor takes. None becomes the number of cores at the start, and 0 connections become two
+    batches for each worker: one is in the model while the next one comes in."""
     tunings: ClassVar[list[dict[str, Any]]]
     """Constructor arguments that are worth a try, the defaults included as ``{}``."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = settings
-        """As constructed. At the start None becomes the number of cores, and 0 connections become two batches
-        for each worker: one is in the model while the next one comes in."""
+        self.settings = chosen(self.defaults, settings)
         self._process: subprocess.Popen[bytes] | None = None
         self._client: HttpClient | None = None
         self._log = Path()

@@ -17,6 +17,13 @@ from benchmarks.throughput.peers.venvs import REPO
 TAIL_LINES = 15
 
 
+def chosen(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``settings`` over ``defaults``; raises TypeError for one that is unknown."""
+    if unknown := settings.keys() - defaults.keys():
+        raise TypeError(f"unknown settings {sorted(unknown)}; there are {sorted(defaults)}")
+    return {**defaults, **settings}
+
+
 def resolved(settings: Mapping[str, Any], cores: int) -> dict[str, Any]:
     """Return ``settings`` with one per core where they say None."""
     return {name: cores if value is None else value for name, value in settings.items()}

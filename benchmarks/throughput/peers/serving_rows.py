@@ -30,23 +30,14 @@ class Mosec(HttpPeer):
         {"max_batch": 64},
     ]
 
-    def __init__(
-        self,
-        decode_processes: int | None = None,
-        workers: int | None = None,
-        torch_threads: int | None = 1,
-        max_batch: int = 32,
-        wait_ms: int = 50,
-        connections: int = 0,
-    ) -> None:
-        super().__init__(
-            decode_processes=decode_processes,
-            workers=workers,
-            torch_threads=torch_threads,
-            max_batch=max_batch,
-            wait_ms=wait_ms,
-            connections=connections,
-        )
+    defaults: ClassVar[dict[str, Any]] = {
+        "decode_processes": None,
+        "workers": None,
+        "torch_threads": 1,
+        "max_batch": 32,
+        "wait_ms": 50,
+        "connections": 0,
+    }
 
     def argv(self, python: Path, port: int) -> list[str]:
         """Return the server's command; a request may wait for a minute instead of 3 s."""
@@ -74,27 +65,16 @@ class LitServe(HttpPeer):
         {"fast_queue": False},
     ]
 
-    def __init__(
-        self,
-        workers: int | None = None,
-        decode_threads: int | None = 1,
-        torch_threads: int | None = 1,
-        max_batch: int = 32,
-        wait_ms: int = 50,
-        api_servers: int = 1,
-        fast_queue: bool = True,
-        connections: int = 0,
-    ) -> None:
-        super().__init__(
-            workers=workers,
-            decode_threads=decode_threads,
-            torch_threads=torch_threads,
-            max_batch=max_batch,
-            wait_ms=wait_ms,
-            api_servers=api_servers,
-            fast_queue=fast_queue,
-            connections=connections,
-        )
+    defaults: ClassVar[dict[str, Any]] = {
+        "workers": None,
+        "decode_threads": 1,
+        "torch_threads": 1,
+        "max_batch": 32,
+        "wait_ms": 50,
+        "api_servers": 1,
+        "fast_queue": True,
+        "connections": 0,
+    }
 
     def argv(self, python: Path, port: int) -> list[str]:
         """Return the server's command."""
@@ -115,27 +95,19 @@ class RayServe(HttpPeer):
         {"workers": None, "decode_threads": 1, "torch_threads": 1, "max_batch": 32, "direct": False},
     ]
 
-    def __init__(
-        self,
-        workers: int | None = 1,
-        decode_threads: int | None = None,
-        torch_threads: int | None = None,
-        max_batch: int = 64,
-        wait_ms: int = 50,
-        optimized: bool = True,
-        direct: bool = True,
-        connections: int = 0,
-    ) -> None:
-        super().__init__(
-            workers=workers,
-            decode_threads=decode_threads,
-            torch_threads=torch_threads,
-            max_batch=max_batch,
-            wait_ms=wait_ms,
-            optimized=optimized,
-            direct=direct,
-            connections=connections,
-        )
+    defaults: ClassVar[dict[str, Any]] = {
+        "workers": 1,
+        "decode_threads": None,
+        "torch_threads": None,
+        "max_batch": 64,
+        "wait_ms": 50,
+        "optimized": True,
+        "direct": True,
+        "connections": 0,
+    }
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self._files = ""
 
     def start(self, work: Work, folder: Path) -> None:
@@ -187,23 +159,14 @@ class BentoML(HttpPeer):
         {"max_batch": 64},
     ]
 
-    def __init__(
-        self,
-        workers: int | None = None,
-        decode_threads: int | None = 1,
-        torch_threads: int | None = 1,
-        max_batch: int = 32,
-        max_latency_ms: int = 60_000,
-        connections: int = 0,
-    ) -> None:
-        super().__init__(
-            workers=workers,
-            decode_threads=decode_threads,
-            torch_threads=torch_threads,
-            max_batch=max_batch,
-            max_latency_ms=max_latency_ms,
-            connections=connections,
-        )
+    defaults: ClassVar[dict[str, Any]] = {
+        "workers": None,
+        "decode_threads": 1,
+        "torch_threads": 1,
+        "max_batch": 32,
+        "max_latency_ms": 60_000,
+        "connections": 0,
+    }
 
     def argv(self, python: Path, port: int) -> list[str]:
         """Return the server's command."""

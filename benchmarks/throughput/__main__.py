@@ -26,7 +26,7 @@ from benchmarks.images import jpegs
 from benchmarks.throughput import report
 from benchmarks.throughput.alexq_rows import OneSubmission, SingleImages
 from benchmarks.throughput.ceiling import Ceiling
-from benchmarks.throughput.contender import Contender, NotRunnableError, Usage, Work, measured
+from benchmarks.throughput.contender import Contender, NotRunnableError, Usage, Work, measured, peak_memory
 from benchmarks.throughput.peers import PEERS
 from benchmarks.throughput.report import Round, Row
 
@@ -112,14 +112,15 @@ def run(row: Row, work: Work, folder: Path, seconds: float, expected: list[int])
             expected += warm_up.best
         check(row.name, warm_up.best, expected)
         started = time.perf_counter()
-        contender.classify(work.images)
+        with peak_memory(contender.pids()) as peak:
+            contender.classify(work.images)
         rate = len(work.images) / (time.perf_counter() - started)
         count = max(len(work.images), round(seconds * rate))
         images = [work.images[number % len(work.images)] for number in range(count)]
         with measured(contender.pids()) as usage:
             answers = contender.classify(images)
         check(row.name, answers.best, [expected[number % len(expected)] for number in range(count)])
-        row.rounds.append(round_of(count, usage, answers.latency_s))
+        row.rounds.append(round_of(count, usage, answers.latency_s, peak[0]))
         row.settings = dict(getattr(contender, "settings", {}))
         row.version = contender.version() if hasattr(contender, "version") else ""
     finally:
@@ -135,7 +136,7 @@ def check(name: str, best: list[int], expected: list[int]) -> None:
         raise RuntimeError(f"{name}: only {same:.1%} of the answers are the ceiling's")
 
 
-def round_of(count: int, usage: Usage, latency_s: list[float]) -> Round:
+def round_of(count: int, usage: Usage, latency_s: list[float], peak_bytes: int) -> Round:
     """Return the figures of one round."""
     ordered = sorted(latency_s)
     at = {share: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95, 0.99)}
@@ -144,7 +145,7 @@ def round_of(count: int, usage: Usage, latency_s: list[float]) -> Round:
         images_per_s=count / usage.wall_s,
         cpu_s_per_image=usage.cpu_s / count,
         latency_s={f"p{share * 100:.0f}": seconds for share, seconds in at.items()},
-        peak_bytes=usage.peak_bytes,
+        peak_bytes=peak_bytes,
     )
 
 

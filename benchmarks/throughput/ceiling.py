@@ -1,4 +1,4 @@
-"""The ceiling: decode threads and one forward at a time in one process; images in memory, no queue."""
+"""The ceiling: decode threads and one forward at a time, in one process or several; no queue."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from benchmarks.throughput.model import Model
 
 BATCHES = (16, 32, 64)
 SEARCH_IMAGES = 384
+SEARCH_ROUNDS = 2
 
 
 class InOneProcess:
@@ -60,63 +61,84 @@ class InOneProcess:
 
 
 class Ceiling:
-    """Runs the best settings, found by search, in a process of its own so that its memory can be told."""
+    """Runs the best layout, found by search, in processes of its own so that their memory can be told."""
 
-    name = "in one process (ceiling)"
+    name = "without a queue (ceiling)"
 
     def __init__(self) -> None:
         self.settings: dict[str, int] = {}
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._pipe: Connection | None = None
+        self._servers: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
 
     def start(self, work: Work, folder: Path) -> None:
-        """Search for the best settings in a process, unless they are known, then load them in another."""
+        """Search for the best layout, unless it is known, then load the model in its processes."""
         if not self.settings:
             self.settings = self._search(work)
+        self._load(work, self.settings)
+
+    def _load(self, work: Work, settings: dict[str, int]) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, work, self.settings), daemon=True)
-        self._process.start()
-        self.classify(work.images[: self.settings["max_batch"]])
+        inside = {name: value for name, value in settings.items() if name != "processes"}
+        for _ in range(settings["processes"]):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, work, inside), daemon=True)
+            process.start()
+            self._servers.append((process, ours))
+        self.classify(work.images)
 
     def _search(self, work: Work) -> dict[str, int]:
+        """Return the best of one process with some threads, and one process a core with one thread each."""
         threads = sorted({1, work.cores})
-        candidates = [
+        alone = [
             {"max_batch": batch, "decode_threads": decode, "torch_threads": forward}
             for batch, decode, forward in itertools.product(BATCHES, threads, threads)
         ]
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # its memory goes with it
-            rates = pool.apply(_rates, (work, candidates))
-        return max(zip(rates, candidates, strict=True), key=lambda pair: pair[0])[1]
+            rates = pool.apply(_rates, (work, alone))
+        layouts = [{**settings, "processes": 1} for settings in alone]
+        for batch in BATCHES if work.cores > 1 else ():
+            layout = {"max_batch": batch, "decode_threads": 1, "torch_threads": 1, "processes": work.cores}
+            self._load(work, layout)
+            rates.append(max(_rate(self, work) for _ in range(SEARCH_ROUNDS)))
+            layouts.append(layout)
+            self.stop()
+        return max(zip(rates, layouts, strict=True), key=lambda pair: pair[0])[1]
 
     def classify(self, images: Sequence[bytes]) -> Answers:
-        """Return each image's best class."""
-        assert self._pipe is not None
-        self._pipe.send(list(images))
-        answers: Answers = self._pipe.recv()
+        """Return each image's best class; the images are dealt out to the processes."""
+        count = len(self._servers)
+        for rank, (_, pipe) in enumerate(self._servers):
+            pipe.send(list(images[rank::count]))
+        answers = Answers([-1] * len(images), [0.0] * len(images))
+        for rank, (_, pipe) in enumerate(self._servers):
+            told: Answers = pipe.recv()
+            answers.best[rank::count], answers.latency_s[rank::count] = told.best, told.latency_s
         return answers
 
     def pids(self) -> Sequence[int]:
-        """Return its process."""
-        return [self._process.pid] if self._process is not None and self._process.pid else []
+        """Return its processes."""
+        return [process.pid for process, _ in self._servers if process.pid]
 
     def stop(self) -> None:
-        """End it."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.join(10)
+        """End them."""
+        for process, _ in self._servers:
+            process.terminate()
+            process.join(10)
+        self._servers.clear()
+
+
+def _rate(one: Ceiling | InOneProcess, work: Work) -> float:
+    images = [work.images[number % len(work.images)] for number in range(SEARCH_IMAGES)]
+    started = time.perf_counter()
+    one.classify(images)
+    return len(images) / (time.perf_counter() - started)
 
 
 def _rates(work: Work, candidates: list[dict[str, int]]) -> list[float]:
-    """Return images/s of each candidate: the better of two rounds, in turn."""
-    images = [work.images[number % len(work.images)] for number in range(SEARCH_IMAGES)]
+    """Return images/s of each candidate: the best of some rounds, in turn."""
     best = [0.0] * len(candidates)
-    for _ in range(2):
+    for _ in range(SEARCH_ROUNDS):
         for place, settings in enumerate(candidates):
-            one = InOneProcess(work, **settings)
-            started = time.perf_counter()
-            one.classify(images)
-            best[place] = max(best[place], len(images) / (time.perf_counter() - started))
+            best[place] = max(best[place], _rate(InOneProcess(work, **settings), work))
     return best
 
 

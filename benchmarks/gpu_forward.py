@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from alexq_schema.models import ModelVersion
+from alexq_schema.names import Precision
 from alexq_worker.inference.cuda import SLOTS, CudaRunner, InFlight, pinned
 from alexq_worker.inference.engine import Engine
-from alexq_worker.inference.forward import Precision
 from alexq_worker.inference.topk import TopK
 from benchmarks.gpu_answers import Agreement, agreement
 from benchmarks.gpu_timing import device_s, medians, wall_s

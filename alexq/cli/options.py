@@ -18,7 +18,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps [ALEXQ_DEVICE].", show_default=False)
 ]
-Precision = Annotated[str | None, typer.Option(help="fp32 or bf16 [ALEXQ_PRECISION].", show_default=False)]
+Precision = Annotated[
+    str | None, typer.Option(help="fp32, bf16, or fp16 on CUDA [ALEXQ_PRECISION].", show_default=False)
+]
 MaxBatch = Annotated[
     int | None,
     typer.Option(help="Images in one forward pass, at most [ALEXQ_MAX_BATCH].", show_default=False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 from alexq_schema.ids import tag_of
@@ -38,6 +38,9 @@ QUEUES: Final = tuple(lane.queue for lane in Lane)
 
 KEY_QUEUE_EPOCH: Final = "alexq:queue:epoch"
 """String without expiry, known to the database too: gone or other, Redis has lost its data."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""In what arithmetic a model is served: ``fp32`` is the reference; ``fp16`` is for CUDA devices."""
 
 IDS_PER_MESSAGE: Final = 64
 """Job ids in one ``alexq.classify_jobs`` message: as many as a full batch by default."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from alexq_schema.errors import SettingsError, StackNotRunningError
+from alexq_schema.names import Precision
 
 
 def usable_cores() -> int:
@@ -49,7 +50,7 @@ class Settings(BaseSettings):
     model: str = ""
     """Model version to serve, ``name/version``; by default the one that ``alexq models activate`` chose."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     max_batch: int = Field(default=64, ge=1, le=4096)
     """Images in one forward pass, at most."""
     decode_threads: int = Field(default_factory=usable_cores, ge=1, le=256)

@@ -21,9 +21,10 @@ from alexq_schema.errors import (
     ModelNotReadyError,
 )
 from alexq_schema.job import ModelRef
+from alexq_schema.names import Precision
 from alexq_worker.inference.cuda import CudaRunner, pinned
 from alexq_worker.inference.devices import describe, drop_tensors, is_out_of_memory, resolve_device
-from alexq_worker.inference.forward import DTYPES, Forward, Precision
+from alexq_worker.inference.forward import DTYPES, Forward
 from alexq_worker.inference.runner import DirectRunner, Pending, Runner
 from alexq_worker.inference.topk import TopK
 from alexq_worker.inference.weights import load_network

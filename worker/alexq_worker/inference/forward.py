@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from alexq_schema.errors import ModelInvalidError
 from alexq_schema.job import TOP_K
+from alexq_schema.names import Precision
 from alexq_worker.inference.normalise import Normalisation
 
 if TYPE_CHECKING:
     from alexq_schema.models import ModelInfo
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,

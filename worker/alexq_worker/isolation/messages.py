@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from alexq_schema.job import TOP_K
 from alexq_schema.messages import Sha256
+from alexq_schema.names import Precision
 
 MAX_ANSWER_BYTES = 65_536
 """A longer answer is none."""
@@ -52,7 +53,7 @@ class Setup(Line):
     model: str
     """``name/version``."""
     device: str
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     max_image_pixels: int
     memory_bytes: int
     """Above what the child holds once the model is warm; Linux only."""

@@ -25,6 +25,7 @@ from alexq_schema.names import Precision
 from alexq_worker.inference.cuda import CudaRunner, pinned
 from alexq_worker.inference.devices import describe, drop_tensors, is_out_of_memory, resolve_device
 from alexq_worker.inference.forward import DTYPES, Forward
+from alexq_worker.inference.memory import use_huge_pages
 from alexq_worker.inference.runner import DirectRunner, Pending, Runner
 from alexq_worker.inference.topk import TopK
 from alexq_worker.inference.weights import load_network
@@ -86,6 +87,7 @@ class Engine:
         target = resolve_device(device)
         if precision == "fp16" and target.type != "cuda":
             raise DeviceError(f"precision fp16 needs a CUDA device, not {target}: set ALEXQ_PRECISION=bf16")
+        use_huge_pages()
         info = version.info
         labels = version.read_labels()
         network = load_network(version, target, DTYPES[precision])

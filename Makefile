@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: help setup demo test check format up bench chaos clean
+.PHONY: help setup demo test check format up bench bench-smoke chaos clean
 
 help:  ## Show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: $(VENV)/.ready  ## Install alexq and its tools into .venv
 
@@ -41,8 +41,11 @@ PROFILE ?= short
 chaos: setup  ## Kill, stop, flood and forget, then check that nothing was lost (PROFILE=short|full)
 	$(BIN)/python -m benchmarks.chaos --profile $(PROFILE) --save
 
-bench: setup  ## Measure the queue against the same work in one process
-	$(BIN)/python -m benchmarks.queue_overhead
+bench: setup  ## Measure alexq beside one process without a queue, plain Celery and model servers (half an hour)
+	$(BIN)/python -m benchmarks.throughput
+
+bench-smoke: setup  ## Say whether the queue has become dearer than last recorded (90 seconds)
+	$(BIN)/python -m benchmarks.throughput.smoke
 
 clean:  ## Remove what set-up and tools made
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -35,8 +35,8 @@ from sqlalchemy.engine import Connection
 import alexq_producer.acceptance
 from alexq.stack.environment import environment
 from alexq_producer import Producer
-from alexq_schema import images
 from alexq_schema.db import accept
+from alexq_schema.images import files
 from alexq_schema.settings import Settings
 from benchmarks.chaos.processes import tree
 from benchmarks.conditions import conditions
@@ -51,10 +51,10 @@ THREADS = 32
 
 STEPS: Sequence[tuple[str, Any, str]] = (
     ("hash", hashlib, "sha256"),
-    ("look up", images.FileStaging, "_is_stored"),
-    ("write", images.FileStaging, "_write"),
-    ("rename", images.FileStaging, "move"),
-    ("sync", images, "_sync"),
+    ("look up", files.FileStaging, "_is_stored"),
+    ("write", files.FileStaging, "_write"),
+    ("rename", files.FileStaging, "move"),
+    ("sync", files, "_sync"),
     ("insert", accept, "add"),
     ("commit", Connection, "_commit_impl"),
     ("publish", alexq_producer.acceptance, "publish"),

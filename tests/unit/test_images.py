@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ from alexq_schema.errors import (
     SettingsError,
 )
 from alexq_schema.images import ABANDONED_AFTER_S, PARTS, FileImageStore, check_image, open_image_store
+from alexq_schema.images import files as files_of_store
 
 JPEG = b"\xff\xd8\xff" + b"x" * 100
 
@@ -158,6 +163,95 @@ def test_an_image_submitted_again_while_it_is_being_deleted_stays(store: FileIma
     assert discard_all(store, none_needed) == 0
     assert store.get(key) == JPEG
     assert [file.name for file in files(store)] == [key]
+
+
+_watchers: list[Counter[str]] = []
+
+
+def _tell_watchers(event: str, _: object) -> None:
+    if event == "open" or event.startswith("os."):
+        for seen in _watchers:
+            seen[event] += 1
+
+
+sys.addaudithook(_tell_watchers)  # for good: there is no way to take it back
+
+
+@contextmanager
+def calls() -> Iterator[Counter[str]]:
+    """Count what Python asks of the file system meanwhile, by the name of the audit event."""
+    seen: Counter[str] = Counter()
+    _watchers.append(seen)
+    try:
+        yield seen
+    finally:
+        _watchers.remove(seen)
+
+
+def test_an_image_costs_the_file_system_the_same_few_calls_however_many_there_are(
+    store: FileImageStore,
+) -> None:
+    images = [JPEG + number.to_bytes(2, "big") for number in range(300)]
+    for folder in ("tmp", *(f"{part:02x}" for part in range(PARTS))):  # each is made once, when it lacks
+        (store.root / folder).mkdir(parents=True)
+
+    with calls() as new, store.staging() as staging:
+        for data in images:
+            staging.add(data)
+        staging.publish()
+    with calls() as again, store.staging() as staging:
+        for data in images:
+            staging.add(data)
+        staging.publish()
+
+    assert new == {"open": 2 * 300 + 1, "os.rename": 300}  # looked up, written; + 1: the sync
+    assert again == {"open": 300 + 1, "os.utime": 300}
+
+
+@pytest.mark.parametrize("has_syncfs", [True, False])
+def test_everything_is_synced_at_once_or_each_file_and_folder_after_the_renames(
+    store: FileImageStore, monkeypatch: pytest.MonkeyPatch, has_syncfs: bool
+) -> None:
+    synced: list[Path] = []
+
+    def note(descriptor: int) -> int:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        return 0
+
+    monkeypatch.setattr(files_of_store, "_syncfs", note if has_syncfs else None)
+    monkeypatch.setattr(os, "fsync", note)
+    keys = {put(store, JPEG)}
+    synced.clear()
+    with store.staging() as one, store.staging() as other:
+        keys |= {one.add(JPEG), one.add(JPEG + b"1"), other.add(JPEG + b"2"), other.add(JPEG + b"1")}
+        store.publish([one, other])
+
+    places = {store.path(key) for key in keys}
+    each = [*sorted(places | {path.parent for path in places}), store.root]
+    assert sorted(synced[:-1]) + synced[-1:] == ([store.root] if has_syncfs else each)
+
+
+def test_a_disk_that_fills_up_half_way_through_an_image_is_told_and_leaves_nothing(
+    store: FileImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, JPEG)
+    write = os.write
+
+    def write_a_little(file: int, data: bytes) -> int:
+        if os.fstat(file).st_size > 50:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data[:40])
+
+    monkeypatch.setattr(os, "write", write_a_little)
+    with store.staging() as staging:
+        assert staging.add(JPEG[:70])  # in two goes
+        with pytest.raises(ImageStoreError, match="No space left"):
+            staging.add(JPEG + b"more")
+        assert len(files(store)) == 2
+        staging.publish()
+
+    assert store.get(hashlib.sha256(JPEG[:70]).hexdigest()) == JPEG[:70]
+    assert {file.parent.name for file in files(store)}.isdisjoint({"tmp"})
 
 
 def test_an_image_that_went_between_staging_and_publishing_is_not_accepted(store: FileImageStore) -> None:

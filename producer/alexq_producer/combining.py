@@ -19,11 +19,17 @@ Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
+def _locked() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass(slots=True)
 class _Pending(Generic[Request, Answer]):
     request: Request
-    woken: threading.Event = field(default_factory=threading.Event)
-    """Set when it is served, or when it is its turn to serve."""
+    asleep: threading.Lock = field(default_factory=_locked)
+    """Released when it is served, and when it is its turn to serve; a lock wakes cheaper than an Event."""
     answer: Answer | None = None
     error: BaseException | None = None
     is_done: bool = False
@@ -56,7 +62,7 @@ class Combining(Generic[Request, Answer]):
             self._waiting.append(mine)
             must_wait, self._is_serving = self._is_serving, True
         if must_wait:
-            mine.woken.wait()
+            mine.asleep.acquire()
         if not mine.is_done:
             self._serve_all_that_wait()
         if mine.error is not None:
@@ -71,9 +77,9 @@ class Combining(Generic[Request, Answer]):
             successor = self._waiting[0] if self._waiting else None
             self._is_serving = successor is not None
         if successor is not None:
-            successor.woken.set()
+            successor.asleep.release()
         for one in served:
-            one.woken.set()
+            one.asleep.release()
 
     def _serve_these(self, served: Sequence[_Pending[Request, Answer]]) -> None:
         try:

@@ -3,8 +3,10 @@
 An announcement is a hint, never the truth: the listener's caller reads the jobs from the database,
 and asks it anyway from time to time, so that a lost announcement or a dead Redis costs time only.
 
-One thread, started by the first who waits, owns the subscription and hands the ids of finished jobs to
-whoever waits for them. It is the only one that touches the connection.
+One thread, started by the first who waits, owns the subscription; it is the only one that touches the
+connection. What one announcement names it reads in one statement, for all who wait for any of it at that
+moment, and hands each their jobs. Who is busy is told ids only, and reads later: results that nobody
+takes do not pile up.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import logging
 import queue
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
@@ -21,7 +23,8 @@ import redis
 from redis.client import PubSub
 
 from alexq_schema.announcing import announce
-from alexq_schema.errors import MessageError
+from alexq_schema.errors import MessageError, UnavailableError
+from alexq_schema.job import Job
 from alexq_schema.messages import Finished
 from alexq_schema.names import finished_channel
 
@@ -38,12 +41,16 @@ log = logging.getLogger("alexq.producer")
 class Announcements:
     """Opens listeners; one connection and one thread for all of them."""
 
-    def __init__(self, broker_url: str, timeout_s: float, own: UUID) -> None:
+    def __init__(
+        self, broker_url: str, timeout_s: float, own: UUID, read: Callable[[Sequence[UUID]], list[Job]]
+    ) -> None:
         """Prepare.
 
         Args:
             own: any submission id of this producer; all of them share a channel.
+            read: returns those of these jobs that are terminal, in completion order.
         """
+        self.read = read
         self._redis = redis.Redis.from_url(
             broker_url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s
         )
@@ -155,8 +162,17 @@ class Announcements:
             for job_id in job_ids:
                 for listener in self._listeners.get(job_id, ()):
                     heard_by[listener].append(job_id)
+        waited_for = {listener: set(some) for listener, some in heard_by.items() if listener.is_waiting}
+        jobs: list[Job] = []
+        try:
+            jobs = self.read(list(set().union(*waited_for.values())))
+        except UnavailableError:  # each asks, and raises it in its own thread
+            waited_for.clear()
         for listener, some in heard_by.items():
-            listener.tell(some)
+            if mine := waited_for.get(listener):
+                listener.tell([job for job in jobs if job.job_id in mine])
+            else:
+                listener.tell(some)
 
     def _lose(self, pubsub: PubSub) -> None:
         """The connection broke: what is announced meanwhile is missed, and is asked for when it is back."""
@@ -180,17 +196,21 @@ class Listener:
         self._announcements = announcements
         self._channel = channel
         self._retry_s = FIRST_RETRY_S
-        self._told: queue.SimpleQueue[list[UUID]] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[Sequence[Job | UUID]] = queue.SimpleQueue()
+        self.is_waiting = False
 
-    def tell(self, job_ids: list[UUID]) -> None:
+    def tell(self, finished: Sequence[Job | UUID]) -> None:
         """Note that these jobs have finished, or, with none, that something may have been missed."""
-        self._told.put(job_ids)
+        self._told.put(finished)
 
-    def next(self, timeout_s: float) -> Sequence[UUID]:
-        """Return job ids that were announced: of all announcements there are, after waiting for one.
+    def next(self, timeout_s: float) -> list[Job]:
+        """Return jobs that were announced: of all announcements there are, after waiting for one.
 
         Returns:
             Empty after ``timeout_s`` of silence, or sooner when something may have been missed.
+
+        Raises:
+            DatabaseUnavailableError: the database does not answer.
         """
         if self._announcements.hears(self._channel):
             self._retry_s = FIRST_RETRY_S
@@ -198,9 +218,18 @@ class Listener:
         else:
             wait_s = min(self._retry_s, timeout_s)
             self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
-        job_ids: list[UUID] = []
+        finished = self._wait(wait_s)
         with suppress(queue.Empty):
-            job_ids += self._told.get(timeout=wait_s)
-            while job_ids:
-                job_ids += self._told.get_nowait()
-        return job_ids
+            while finished:
+                finished += self._told.get_nowait()
+        unread = [one for one in finished if isinstance(one, UUID)]
+        return [one for one in finished if isinstance(one, Job)] + self._announcements.read(unread)
+
+    def _wait(self, timeout_s: float) -> list[Job | UUID]:
+        self.is_waiting = True
+        try:
+            return list(self._told.get(timeout=timeout_s))
+        except queue.Empty:
+            return []
+        finally:
+            self.is_waiting = False

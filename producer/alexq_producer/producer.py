@@ -52,10 +52,13 @@ class Producer:
         self._database = Database(self.settings.database_url)
         self._images = open_image_store(self.settings.images_url)
         self._tag = new_tag()
-        self._announcements = Announcements(
-            self.settings.broker_url, self.settings.publish_timeout_s, own=tagged_id(self._tag)
-        )
         self._reader = Reader(self._database)
+        self._announcements = Announcements(
+            self.settings.broker_url,
+            self.settings.publish_timeout_s,
+            own=tagged_id(self._tag),
+            read=self._reader.finished,
+        )
         self._celery = Celery("alexq-producer", set_as_current=False)
         self._celery.conf.update(celery_config(self.settings))
         self._acceptance = Acceptance(self._images, self._database, self._celery)
@@ -97,9 +100,12 @@ class Producer:
             submission = NewSubmission(tagged_id(self._tag), new_jobs, lane, deadline_s)
             if new_jobs:
                 self._acceptance.accept(submission, staging)
+        return self._submission(submission, rejections)
+
+    def _submission(self, new: NewSubmission, rejections: Sequence[Rejection] = ()) -> Submission:
         return Submission(
-            submission.submission_id,
-            [job.job_id for job in new_jobs],
+            new.submission_id,
+            [job.job_id for job in new.jobs],
             rejected=rejections,
             reader=self._reader,
             announcements=self._announcements,
@@ -135,7 +141,13 @@ class Producer:
         """
         if not sources.is_one(image):
             raise UsageError("classify takes one image; use submit for many")
-        return self.submit(image).wait(timeout_s)[0]
+        with self._images.staging() as staging:
+            new_jobs, _ = self._take_in(iter([image]), staging, skip=False)
+            new = NewSubmission(tagged_id(self._tag), new_jobs, Lane.INTERACTIVE)
+            # Whoever listens before there is a job needs not ask whether it has ended already.
+            with self._announcements.of(new.submission_id, [new_jobs[0].job_id]) as listener:
+                self._acceptance.accept(new, staging)
+                return self._submission(new).wait_with(listener, timeout_s)[0]
 
     def submission(self, submission_id: UUID) -> Submission:
         """Return an earlier submission, to wait for it or read its results.

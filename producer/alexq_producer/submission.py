@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
 
-from alexq_producer.announcements import Announcements
+from alexq_producer.announcements import Announcements, Listener
 from alexq_producer.combining import Combining
 from alexq_schema.db import queries
 from alexq_schema.db.session import Database
@@ -102,30 +102,35 @@ class Submission:
                 up to ``ALEXQ_PUBLISH_TIMEOUT_S`` more); they go on.
             DatabaseUnavailableError: the database does not answer; call again to go on.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        pending = dict.fromkeys(self.job_ids)  # a set that keeps its order
-        if not pending:
+        if not self.job_ids:
             return
+        deadline = _deadline(timeout_s)
         with self._announcements.of(self.id, self.job_ids) as listener:
-            told: Sequence[UUID] = []
-            checked_at = -math.inf
-            while True:
-                if not told or time.monotonic() - checked_at > RECHECK_S:
-                    told = list(pending)
-                    checked_at = time.monotonic()
-                for job in self._reader.finished([job_id for job_id in told if job_id in pending]):
-                    if job.job_id is not None:
-                        del pending[job.job_id]
+            finished = self._reader.finished(self.job_ids)  # before it listened
+            yield from self._announced(listener, finished, timeout_s, deadline)
+
+    def _announced(
+        self, listener: Listener, finished: list[Job], timeout_s: float | None, deadline: float
+    ) -> Iterator[Job]:
+        pending = dict.fromkeys(self.job_ids)  # a set that keeps its order
+        checked_at = time.monotonic()
+        while True:
+            for job in finished:
+                if job.job_id in pending:
+                    del pending[job.job_id]
                     yield job
-                if not pending:
-                    return
-                silence_s = SILENCE_S if deadline is None else min(SILENCE_S, deadline - time.monotonic())
-                if silence_s <= 0:
-                    raise WaitTimeoutError(
-                        f"{len(pending)} of {len(self)} jobs of submission {self.id} are unfinished after "
-                        f"{timeout_s} s; they go on: `alexq result {self.id}` shows them"
-                    )
-                told = listener.next(silence_s)
+            if not pending:
+                return
+            silence_s = min(SILENCE_S, deadline - time.monotonic())
+            if silence_s <= 0:
+                raise WaitTimeoutError(
+                    f"{len(pending)} of {len(self)} jobs of submission {self.id} are unfinished after "
+                    f"{timeout_s} s; they go on: `alexq result {self.id}` shows them"
+                )
+            finished = listener.next(silence_s)
+            if not finished or time.monotonic() - checked_at > RECHECK_S:
+                checked_at = time.monotonic()
+                finished += self._reader.finished(list(pending))
 
     def wait(self, timeout_s: float | None = None) -> list[Job]:
         """Return every job, finished, in the order submitted.
@@ -135,6 +140,14 @@ class Submission:
         """
         finished = {job.job_id: job for job in self.results(timeout_s)}
         return [finished[job_id] for job_id in self.job_ids]
+
+    def wait_with(self, listener: Listener, timeout_s: float) -> list[Job]:
+        """Return every job, finished; ``listener`` was opened before they were accepted.
+
+        Raises:
+            WaitTimeoutError, DatabaseUnavailableError: as :meth:`results`.
+        """
+        return list(self._announced(listener, [], timeout_s, _deadline(timeout_s)))
 
     def counts(self) -> dict[JobState, int]:
         """Return how many jobs are in each state now; absent means 0."""
@@ -149,3 +162,7 @@ class Submission:
         if job_ids is None:
             return None
         return cls(submission_id, job_ids, rejected=(), reader=reader, announcements=announcements)
+
+
+def _deadline(timeout_s: float | None) -> float:
+    return math.inf if timeout_s is None else time.monotonic() + timeout_s

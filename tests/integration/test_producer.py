@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import redis
@@ -30,7 +31,7 @@ from alexq_schema.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from alexq_schema.ids import new_id
+from alexq_schema.ids import new_id, tagged_id
 from alexq_schema.images import FileImageStore, Staging
 from alexq_schema.job import JobState, ModelRef, Prediction
 from alexq_schema.names import QUEUES, Lane, finished_channel
@@ -406,7 +407,9 @@ def test_threads_that_wait_share_one_subscription_and_get_their_own_results(
         waits = [threads.submit(submission.wait, 20) for submission in submissions]
         listeners = producer._announcements._listeners
         eventually(lambda: len(listeners) == 8, what="everyone listens")
-        assert client.pubsub_numsub(finished_channel(submissions[0].id))[0][1] == 1
+        channel = finished_channel(submissions[0].id)
+        eventually(lambda: producer._announcements.hears(channel), what="it is subscribed")
+        assert client.pubsub_numsub(channel)[0][1] == 1
         for submission in submissions:
             finisher.finish(submission.job_ids[0], submission_id=submission.id)
 
@@ -414,6 +417,88 @@ def test_threads_that_wait_share_one_subscription_and_get_their_own_results(
             list(submission.job_ids) for submission in submissions
         ]
     assert not listeners  # nothing is kept of those who have gone
+
+
+class Reads:
+    """Counts what a producer reads of jobs; may break it."""
+
+    def __init__(self, producer: Producer) -> None:
+        self.count = 0
+        self.is_broken = False
+        event.listen(producer._database.engine, "before_cursor_execute", self._note)
+
+    def _note(self, _conn: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT") and "FROM jobs" in statement:
+            self.count += 1
+            if self.is_broken:
+                lost = OperationalError(statement, {}, sqlite3.OperationalError("gone"))
+                lost.connection_invalidated = True
+                raise lost
+
+
+def waiting_listeners(producer: Producer) -> list[UUID]:
+    """Return the jobs whose listeners sleep until they are told."""
+    found = list(producer._announcements._listeners.items())
+    return [job_id for job_id, [listener] in found if listener.is_waiting]
+
+
+def test_threads_that_classify_cost_one_read_for_all_that_end_together(
+    producer: Producer, database: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 3600)  # they are told, or never know
+    finisher = Finisher(database, client)
+    reads = Reads(producer)
+    with ThreadPoolExecutor(8) as threads:
+        waits = [threads.submit(producer.classify, jpeg(number), 20) for number in range(8)]
+        eventually(lambda: len(waiting_listeners(producer)) == 8, what="everyone waits")
+        with database.read() as connection:
+            accepted = queries.newest(connection)
+        for job in accepted:
+            finisher.finish(job.job_id)
+        announce(client, [(job.submission_id, job.job_id) for job in accepted if job.job_id])
+
+        assert {wait.result(20).job_id for wait in waits} == {job.job_id for job in accepted}
+    assert reads.count == 1
+
+
+def test_who_is_busy_is_told_ids_and_reads_the_results_when_they_are_wanted(
+    producer: Producer, database: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 3600)
+    finisher = Finisher(database, client)
+    submission = producer.submit([jpeg(number) for number in range(3)])
+    finisher.finish(submission.job_ids[0])
+    reads = Reads(producer)
+    results = submission.results(20)
+    assert next(results).job_id == submission.job_ids[0]
+    channel = finished_channel(submission.id)
+    eventually(lambda: producer._announcements.hears(channel), what="it is subscribed")
+    [listener] = producer._announcements._listeners[submission.job_ids[1]]
+
+    for job_id in submission.job_ids[1:]:
+        finisher.finish(job_id, submission_id=submission.id)
+    eventually(lambda: listener._told.qsize() == 2, what="both were announced")
+
+    assert reads.count == 1
+    assert [job.job_id for job in results] == list(submission.job_ids[1:])
+    assert reads.count == 2
+
+
+def test_a_database_that_is_gone_when_results_are_announced_is_told_to_who_waits(
+    producer: Producer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 3600)
+    reads = Reads(producer)
+    with ThreadPoolExecutor(2) as threads:
+        waits = [threads.submit(producer.classify, jpeg(number), 20) for number in range(2)]
+        eventually(lambda: len(waiting_listeners(producer)) == 2, what="both wait")
+        reads.is_broken = True
+        channel_of = tagged_id(producer._tag)
+        announce(client, [(channel_of, job_id) for job_id in waiting_listeners(producer)])
+
+        for wait in waits:
+            with pytest.raises(DatabaseUnavailableError):
+                wait.result(20)
 
 
 def test_another_producers_submission_can_be_waited_for(

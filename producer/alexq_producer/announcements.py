@@ -92,8 +92,9 @@ class Announcements:
             with self._changed:
                 self._wanted[channel] -= 1
                 for job_id in job_ids:
-                    self._listeners[job_id].remove(listener)
-                    if not self._listeners[job_id]:
+                    listeners = self._listeners[job_id]
+                    listeners.remove(listener)
+                    if not listeners:
                         del self._listeners[job_id]
 
     def hears(self, channel: str) -> bool:
@@ -223,7 +224,7 @@ class Listener:
             while finished:
                 finished += self._told.get_nowait()
         unread = [one for one in finished if isinstance(one, UUID)]
-        return [one for one in finished if isinstance(one, Job)] + self._announcements.read(unread)
+        return [one for one in finished if not isinstance(one, UUID)] + self._announcements.read(unread)
 
     def _wait(self, timeout_s: float) -> list[Job | UUID]:
         self.is_waiting = True

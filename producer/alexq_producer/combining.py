@@ -25,13 +25,13 @@ def _locked() -> threading.Lock:
     return lock
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Pending(Generic[Request, Answer]):
     request: Request
     asleep: threading.Lock = field(default_factory=_locked)
     """Released when it is served, and when it is its turn to serve; a lock wakes cheaper than an Event."""
     answer: Answer | None = None
-    error: BaseException | None = None
+    error: Exception | None = None
     is_done: bool = False
 
 
@@ -48,46 +48,68 @@ class Combining(Generic[Request, Answer]):
         Args:
             serve: returns an answer for each request, in their order. When it raises UnavailableError, each
                 of them raises it: a service is away for all alike. After any other error each is served
-                alone, so that a request at fault fails nobody else; ``serve`` must allow that.
+                alone, so that a request at fault fails nobody else; ``serve`` must allow that. One who is
+                interrupted (Ctrl-C) while serving leaves the others to the next of them.
         """
         self._serve = serve
         self._mutex = threading.Lock()
         self._waiting: list[_Pending[Request, Answer]] = []
-        self._is_serving = False
+        self._served: list[_Pending[Request, Answer]] = []
+        self._server: _Pending[Request, Answer] | None = None
+        """Whose turn it is to serve."""
 
     def __call__(self, request: Request) -> Answer:
         """Return the answer to ``request``; raises what ``serve`` raised."""
         mine: _Pending[Request, Answer] = _Pending(request)
         with self._mutex:
             self._waiting.append(mine)
-            must_wait, self._is_serving = self._is_serving, True
-        if must_wait:
-            mine.asleep.acquire()
-        if not mine.is_done:
-            self._serve_all_that_wait()
+            must_wait = self._server is not None
+            self._server = self._server or mine
+        try:
+            if must_wait:
+                mine.asleep.acquire()
+            if not mine.is_done:
+                self._serve_all_that_wait()
+        except BaseException:  # Ctrl-C came to this thread: the others are not to wait for it
+            self._leave(mine)
+            raise
         if mine.error is not None:
             raise mine.error
         return mine.answer  # type: ignore[return-value]  # set when there is no error
 
     def _serve_all_that_wait(self) -> None:
         with self._mutex:
-            served, self._waiting = self._waiting, []
-        self._serve_these(served)
+            self._served, self._waiting = self._waiting, []
+        self._serve_these(self._served)
+        self._hand_over()
+
+    def _leave(self, mine: _Pending[Request, Answer]) -> None:
         with self._mutex:
-            successor = self._waiting[0] if self._waiting else None
-            self._is_serving = successor is not None
-        if successor is not None:
-            successor.asleep.release()
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+        if mine is self._server:
+            self._served = [one for one in self._served if one is not mine]
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Wake those who were served, and appoint the first of the others."""
+        with self._mutex:
+            served, self._served = self._served, []
+            self._waiting[:0] = [one for one in served if not one.is_done]
+            self._server = self._waiting[0] if self._waiting else None
+            if self._server is not None:
+                self._server.asleep.release()
         for one in served:
-            one.asleep.release()
+            if one.is_done:
+                one.asleep.release()
 
     def _serve_these(self, served: Sequence[_Pending[Request, Answer]]) -> None:
         try:
             answers = self._serve([one.request for one in served])
             for one, answer in zip(served, answers, strict=True):
                 one.answer, one.is_done = answer, True
-        except BaseException as error:  # noqa: BLE001 - each caller raises it in its own thread
-            if len(served) > 1 and isinstance(error, Exception) and not isinstance(error, UnavailableError):
+        except Exception as error:  # noqa: BLE001 - each caller raises it in its own thread
+            if len(served) > 1 and not isinstance(error, UnavailableError):
                 for one in served:
                     self._serve_these([one])
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -115,3 +116,52 @@ def test_an_outage_is_raised_to_all_at_once_and_not_waited_for_once_for_each() -
             with pytest.raises(DatabaseUnavailableError):
                 future.result(10)
     assert calls == [1, 9]
+
+
+def test_who_is_interrupted_while_waiting_keeps_nobody_waiting() -> None:
+    may_go, is_served = threading.Event(), threading.Event()
+
+    def serve(numbers: Sequence[int]) -> Sequence[int]:
+        is_served.set()
+        assert may_go.wait(10)
+        return numbers
+
+    combining = Combining(serve)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(combining, 1)
+        assert is_served.wait(10)
+        threading.Timer(0.1, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            combining(2)
+        third = threads.submit(combining, 3)
+        eventually(lambda: len(combining._waiting) == 1, what="the third waits")
+        may_go.set()
+
+        assert (first.result(10), third.result(10)) == (1, 3)
+
+
+def test_who_is_interrupted_while_serving_leaves_the_others_to_the_next() -> None:
+    may_go, is_served = threading.Event(), threading.Event()
+
+    def serve(numbers: Sequence[int]) -> Sequence[int]:
+        is_served.set()
+        assert may_go.wait(10)
+        if numbers[0] == 1 and len(numbers) > 1:
+            raise KeyboardInterrupt
+        return numbers
+
+    combining = Combining(serve)
+    with ThreadPoolExecutor(4) as threads:
+        before = threads.submit(combining, 0)
+        assert is_served.wait(10)
+        interrupted = threads.submit(combining, 1)
+        eventually(lambda: len(combining._waiting) == 1, what="the one to be interrupted waits")
+        others = [threads.submit(combining, number) for number in (2, 3)]
+        eventually(lambda: len(combining._waiting) == 3, what="the others wait")
+        may_go.set()
+
+        assert before.result(10) == 0
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.result(10)
+        assert sorted(other.result(10) for other in others) == [2, 3]
+    assert combining(4) == 4

@@ -58,11 +58,26 @@ def after(owner: Any, name: str, spring: Callable[[], None]) -> None:
     setattr(owner, name, wrapped)
 
 
-def popped(spring: Callable[[], None]) -> None:
-    """A message has been popped; Redis's ``unacked`` does not have it yet."""
-    from kombu.transport.redis import QoS
+def woken(spring: Callable[[], None]) -> None:
+    """The broker woke us: a message is on the queue's second list, and nobody has taken it."""
+    from alexq_worker.transport import Channel
 
-    before(QoS, "append", spring)
+    answer_to = Channel._answer
+
+    def wrapped(channel: Channel, command: str, options: dict[str, Any]) -> Any:
+        answer = answer_to(channel, command, options)
+        if answer and command == "BLMOVE":
+            spring()
+        return answer
+
+    setattr(Channel, "_answer", wrapped)  # noqa: B010 - from outside
+
+
+def taken(spring: Callable[[], None]) -> None:
+    """Messages have been taken; nothing has been done with them."""
+    from alexq_worker.transport import Channel
+
+    before(Channel, "_hand_out", spring)
 
 
 def claimed(spring: Callable[[], None]) -> None:
@@ -109,7 +124,8 @@ def sweeping(spring: Callable[[], None]) -> None:
 
 
 FAILPOINTS: dict[str, Install] = {
-    "popped": popped,
+    "woken": woken,
+    "taken": taken,
     "claimed": claimed,
     "decoded": decoded,
     "forwarded": forwarded,

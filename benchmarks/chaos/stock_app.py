@@ -52,9 +52,11 @@ def main() -> None:
     parser.add_argument("--after", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.failpoint:
-        from benchmarks.chaos.faulty_worker import Trap, popped
+        from kombu.transport.redis import QoS
 
-        popped(Trap(arguments.after))
+        from benchmarks.chaos.faulty_worker import Trap, before
+
+        before(QoS, "append", Trap(arguments.after))  # popped, and ``unacked`` does not have it yet
     app.worker_main(
         ["worker", "-P", "prefork", "-c", "2", "-l", "WARNING", "--without-gossip", "--without-mingle"]
     )

@@ -11,6 +11,7 @@ from uuid import UUID
 from alexq_schema.ids import new_id
 from alexq_schema.messages import ClassifyImage, ClassifyJobs
 from alexq_schema.names import (
+    HEADER_JOBS,
     IDS_PER_MESSAGE,
     QUEUE_CLASSIFY,
     QUEUES,
@@ -56,12 +57,13 @@ def publish(app: Any, jobs: Iterable[tuple[UUID, str, Lane]]) -> None:
         alike[task, lane].append(job_id)
     with app.producer_or_acquire() as producer, producer.batch():
         for (task, lane), job_ids in alike.items():
-            for task_id, kwargs, told in _messages(task, job_ids):
+            for task_id, kwargs, count, told in _messages(task, job_ids):
                 app.send_task(
                     task,
                     kwargs=kwargs,
                     task_id=str(task_id),
                     kwargsrepr=told,
+                    headers={HEADER_JOBS: count},
                     queue=lane.queue,
                     producer=producer,
                     retry=False,
@@ -69,12 +71,13 @@ def publish(app: Any, jobs: Iterable[tuple[UUID, str, Lane]]) -> None:
                 )
 
 
-def _messages(task: str, job_ids: list[UUID]) -> Iterable[tuple[UUID, dict[str, Any], str]]:
-    """Yield task id, body, and what Flower shows of it."""
+def _messages(task: str, job_ids: list[UUID]) -> Iterable[tuple[UUID, dict[str, Any], int, str]]:
+    """Yield task id, body, its number of jobs, and what Flower shows of it."""
     if task == TASK_CLASSIFY_IMAGE:  # Celery's own door: the task id is the job id
         for job_id in job_ids:
-            yield job_id, ClassifyImage().model_dump(exclude_none=True), "image of an earlier message"
+            yield job_id, ClassifyImage().model_dump(exclude_none=True), 1, "image of an earlier message"
         return
     remaining = iter(job_ids)
     while chunk := list(islice(remaining, IDS_PER_MESSAGE)):
-        yield new_id(), ClassifyJobs(job_ids=chunk).model_dump(mode="json"), f"{len(chunk)} jobs"
+        count = len(chunk)
+        yield new_id(), ClassifyJobs(job_ids=chunk).model_dump(mode="json"), count, f"{count} jobs"

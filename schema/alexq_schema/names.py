@@ -45,6 +45,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 IDS_PER_MESSAGE: Final = 64
 """Job ids in one ``alexq.classify_jobs`` message: as many as a full batch by default."""
 
+HEADER_JOBS: Final = "alexq_jobs"
+"""Header of a message: how many jobs it tells of. Workers take no more messages than they have room for."""
+
 
 def finished_channel(waited_for: UUID) -> str:
     """Return the Redis pub/sub channel that announces a submission's finished jobs, or one lone job.

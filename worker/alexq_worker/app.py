@@ -30,7 +30,7 @@ from alexq_schema.images import open_image_store
 from alexq_schema.models import ModelStore
 from alexq_schema.names import QUEUE_CLASSIFY, QUEUES
 from alexq_schema.settings import Settings
-from alexq_worker import logs, tasks
+from alexq_worker import logs, tasks, transport
 from alexq_worker.door import Door
 from alexq_worker.health import EXIT_UNHEALTHY, PAUSED_S, Health, Watch
 from alexq_worker.inference.decode import Decoder
@@ -266,7 +266,8 @@ class Process:
 
 
 def celery_app(settings: Settings) -> Celery:
-    """Return the app of a worker, without tasks."""
+    """Return the app of a worker, without tasks; its process speaks Redis by our transport from now on."""
+    transport.use()
     config = celery_config(settings)
     config["broker_transport_options"]["visibility_timeout"] = VISIBILITY_S
     app = Celery("alexq")

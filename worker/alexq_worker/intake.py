@@ -1,30 +1,31 @@
 """How a worker takes messages from the broker: a channel for each lane, none while its lane is full.
 
-Celery's prefetch counts messages, but a message carries one job or many. This step asks the
-pipeline instead, at the place where Celery's own ``worker_disable_prefetch`` asks the pool. Celery
-consumes the interactive queue itself; the bulk queue gets a channel of its own beside it, so that bulk
-messages can wait while interactive ones come in. Acks of one round of the event loop are one round trip.
+Celery's prefetch counts messages, but a message carries one job or many; this step lets each channel ask
+the pipeline instead. Celery consumes the interactive queue itself; the bulk queue gets a channel of its own
+beside it, so that bulk messages can wait while interactive ones come in.
 """
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 from typing import Any, Protocol
 
 from celery import bootsteps
 from kombu.common import ignore_errors
-from kombu.transport.virtual.base import QoS as VirtualQoS
 
 from alexq_schema.names import Lane
 
-log = logging.getLogger("alexq.worker")
+EVENTS_EVERY_S = 0.5
+"""Events of tasks go to those who watch (Flower) this often, many at once."""
+EVENTS_AT_ONCE = 1_000
+"""Events that wait at most."""
 
 
 class Room(Protocol):
     """The pipeline's side."""
 
-    def has_room(self, lane: Lane) -> bool:
-        """Return whether one more message of this lane may be taken."""
+    def room(self, lane: Lane) -> int:
+        """Return how many jobs of this lane may be taken."""
 
 
 class Intake:
@@ -45,12 +46,13 @@ class Intake:
         class IntakeStep(bootsteps.StartStopStep):  # type: ignore[misc]
             requires = ("celery.worker.consumer.tasks:Tasks",)
             _bulk: Any = None
+            _sending_events: Any = None
 
             def start(self, consumer: Any) -> None:
                 intake._hub = consumer.hub
-                intake._adapt(consumer.task_consumer.channel.qos, room, Lane.INTERACTIVE)
+                consumer.task_consumer.channel.qos.room = partial(room.room, Lane.INTERACTIVE)
                 channel = consumer.connection.channel()
-                intake._adapt(channel.qos, room, Lane.BULK)
+                channel.qos.room = partial(room.room, Lane.BULK)
                 self._bulk = consumer.app.amqp.TaskConsumer(
                     channel,
                     queues=[consumer.app.amqp.queues[Lane.BULK.queue]],
@@ -58,54 +60,28 @@ class Intake:
                 )
                 self._bulk.on_message = consumer.create_task_handler()
                 self._bulk.consume()
+                self._send_events_together(consumer)
+
+            def _send_events_together(self, consumer: Any) -> None:
+                """Celery itself would send the buffered events after each round of the event loop."""
+                events = consumer.event_dispatcher
+                events.on_send_buffered = None
+                events.buffer_limit = EVENTS_AT_ONCE
+                self._sending_events = consumer.hub.call_repeatedly(EVENTS_EVERY_S, events.flush)
 
             def stop(self, consumer: Any) -> None:
+                if self._sending_events is not None:
+                    self._sending_events.cancel()
+                    ignore_errors(consumer, consumer.event_dispatcher.flush)
                 if self._bulk is not None:
-                    ignore_errors(consumer, self._bulk.cancel)  # type: ignore[no-untyped-call]
+                    ignore_errors(consumer, self._bulk.cancel)
 
             def shutdown(self, consumer: Any) -> None:
                 self.stop(consumer)
                 if self._bulk is not None:
-                    ignore_errors(consumer, self._bulk.channel.close)  # type: ignore[no-untyped-call]
+                    ignore_errors(consumer, self._bulk.channel.close)
 
         return IntakeStep
-
-    def _adapt(self, qos: Any, room: Room, lane: Lane) -> None:
-        within_prefetch = qos.can_consume
-        qos.can_consume = lambda: room.has_room(lane) and within_prefetch()
-        restore = qos.restore_unacked_once
-
-        # kombu closes the channel of a lost connection like any other, and would end the worker with an
-        # AttributeError where it is used again. What was not restored or acked then comes back by SQL.
-        def is_connected() -> bool:
-            return qos.channel.connection is not None and qos.channel.connection.client is not None
-
-        def restore_if_connected(*args: Any, **kwargs: Any) -> None:
-            if is_connected():
-                restore(*args, **kwargs)
-
-        qos.restore_unacked_once = restore_if_connected
-        acked: list[str] = []
-
-        def ack(delivery_tag: str) -> None:
-            acked.append(delivery_tag)
-            if len(acked) == 1:
-                self._hub.call_soon(flush)
-
-        def flush() -> None:
-            tags, acked[:] = list(acked), []
-            if not is_connected():
-                return
-            try:
-                with qos.channel.conn_or_acquire() as client, client.pipeline() as pipe:
-                    pipe.zrem(qos.unacked_index_key, *tags).hdel(qos.unacked_key, *tags).execute()
-            except qos.channel.connection_errors as error:
-                # They come again and find nothing to claim; the consumer notices the loss by itself.
-                log.warning("could not ack %d messages: %s", len(tags), error)
-            for tag in tags:
-                VirtualQoS.ack(qos, tag)  # type: ignore[no-untyped-call]
-
-        qos.ack = ack
 
 
 def _nothing() -> None:

@@ -9,7 +9,7 @@ from benchmarks.chaos.fleet import Member
 from benchmarks.chaos.scenarios.registry import scenario
 from benchmarks.chaos.scene import Scene
 
-WINDOWS = ("popped", "claimed", "decoded", "forwarded", "in-transaction", "committed")
+WINDOWS = ("woken", "taken", "claimed", "decoded", "forwarded", "in-transaction", "committed")
 """Of :mod:`benchmarks.chaos.faulty_worker`; ``sweeping`` comes after all of them."""
 DIES_WITHIN_S = 120.0
 FEED = 40
@@ -47,7 +47,7 @@ def expect_deaths(scene: Scene, doomed: dict[str, Member]) -> None:
 
 @scenario("failpoints", cost_s=90, database="postgresql", **SMALL)
 def failpoints(scene: Scene) -> None:
-    """Six windows in the worker, one in the sweeper, one in the producer; each is hit."""
+    """Seven windows in the worker, one in the sweeper, one in the producer; each is hit."""
     rounds = scene.pick(short=1, full=50)
     hits = dict.fromkeys((*WINDOWS, "sweeping", "published"), 0)
     for _ in range(rounds):

@@ -374,13 +374,13 @@ def test_a_message_delivered_twice_is_done_once(rig: Rig) -> None:
 def test_a_full_pipeline_asks_for_no_more_until_there_is_room(rig: Rig) -> None:
     rig.engine.may_go.clear()
     future = rig.submit(rig.table.queue(rig.pipeline.capacity))
-    assert not rig.pipeline.has_room(Lane.BULK)
+    assert not rig.pipeline.room(Lane.BULK)
 
     rig.engine.may_go.set()
     future.result(10)
 
     assert rig.room.wait(10)
-    assert rig.pipeline.has_room(Lane.BULK)
+    assert rig.pipeline.room(Lane.BULK)
 
 
 def test_an_outage_of_the_database_loses_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -545,8 +545,8 @@ def test_a_full_bulk_lane_leaves_room_for_interactive_messages(rig: Rig) -> None
     rig.engine.may_go.clear()
     bulk = rig.submit(rig.table.queue(rig.pipeline.capacity))
 
-    assert not rig.pipeline.has_room(Lane.BULK)
-    assert rig.pipeline.has_room(Lane.INTERACTIVE)
+    assert not rig.pipeline.room(Lane.BULK)
+    assert rig.pipeline.room(Lane.INTERACTIVE)
 
     rig.engine.may_go.set()
     bulk.result(10)

@@ -93,9 +93,9 @@ class Flow:
         """Job ids in flight, of all lanes."""
         return sum(self._in_flight.values())
 
-    def has_room(self, lane: Lane) -> bool:
-        """Return whether more messages of this lane should be handed in."""
-        return self._in_flight[lane] < self.capacity and not self.draining.is_set()
+    def room(self, lane: Lane) -> int:
+        """Return how many more jobs of this lane should be handed in."""
+        return 0 if self.draining.is_set() else max(0, self.capacity - self._in_flight[lane])
 
     def enter(self, lane: Lane, count: int) -> None:
         """Note that ``count`` more ids are in flight."""

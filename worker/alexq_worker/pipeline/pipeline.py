@@ -4,8 +4,8 @@
              1 UPDATE │           a thread/core   2 buffers    the device                1 transaction
                       └─▶ suspects ─▶ IsolateStage (a child process, one at a time) ──▶ finished
 
-An item is in one stage's hands at a time. The outside stops handing in messages while ``has_room`` is
-false; that bounds what waits before the claimer, and the queues after it are bounded. A stage that
+An item is in one stage's hands at a time. The outside stops handing in messages while there is no
+``room``; that bounds what waits before the claimer, and the queues after it are bounded. A stage that
 fails in a way that has no name ends the process (``on_fatal``): its jobs return to the queue as a
 crashed worker's do.
 """
@@ -57,7 +57,7 @@ class Pipeline:
 
         Args:
             on_committed: called after each commit and before its tasks resolve.
-            on_room: called, from any thread, when ``has_room`` becomes true again.
+            on_room: called, from any thread, when a lane that was full has ``room`` again.
             on_fatal: called when a stage broke; must end the process.
         """
         self._flow = Flow(capacity=BATCHES_IN_FLIGHT * max_batch, on_room=on_room, clock=clock)
@@ -136,12 +136,12 @@ class Pipeline:
 
     @property
     def capacity(self) -> int:
-        """Jobs of one lane in flight at which ``has_room`` turns false."""
+        """Jobs of one lane in flight at which it has no ``room``."""
         return self._flow.capacity
 
-    def has_room(self, lane: Lane) -> bool:
-        """Return whether more messages of this lane should be handed in."""
-        return self._flow.has_room(lane)
+    def room(self, lane: Lane) -> int:
+        """Return how many more jobs of this lane should be handed in."""
+        return self._flow.room(lane)
 
     @property
     def is_draining(self) -> bool:

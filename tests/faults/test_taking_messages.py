@@ -1,0 +1,104 @@
+"""A worker dies, or is stopped, at each place between the queue and its own hands: no message is lost.
+
+Messages of Celery's own door: until they have a row, nothing but the broker knows of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from celery import Celery
+from celery.result import AsyncResult
+
+from alexq_schema.names import QUEUE_CLASSIFY
+from tests.helpers.eventually import eventually
+from tests.helpers.photos import encode, photo_crops
+from tests.helpers.processes import WorkerProcess
+
+StartWorker = Callable[..., WorkerProcess]
+
+SECOND_LIST = f"{QUEUE_CLASSIFY}\x06\x163"
+"""Where the broker puts the message with which it wakes a worker."""
+
+SUFFERS_WHEN_WOKEN = """
+import os, sys
+from alexq_worker import app
+from alexq_worker.transport import Channel
+answer_to = Channel._answer
+def answer(channel, command, options):
+    answer = answer_to(channel, command, options)
+    if answer and command == "BLMOVE":
+        os.kill(os.getpid(), {signal})
+    return answer
+Channel._answer = answer
+sys.exit(app.main())
+"""
+DIES_WITH_ALL_TAKEN = """
+import os, signal, sys
+from alexq_worker import app
+from alexq_worker.transport import Channel
+Channel._hand_out = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(app.main())
+"""
+IMPATIENT = "import sys; from alexq_worker import app; app.VISIBILITY_S = 2; sys.exit(app.main())"
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """The database has not heard of these messages."""
+    return sqlite_url
+
+
+@pytest.fixture
+def client(broker_url: str) -> Iterator[redis.Redis]:
+    """A client of the broker."""
+    with redis.Redis.from_url(broker_url) as client:
+        yield client
+
+
+def send(broker_url: str) -> AsyncResult:
+    """Send an image as somebody without alexq does."""
+    app = Celery("someone", broker=broker_url, backend=broker_url, set_as_current=False)
+    image = base64.b64encode(encode(photo_crops(1)[0], "JPEG")).decode()
+    return app.send_task("alexq.classify_image", kwargs={"image_base64": image}, queue=QUEUE_CLASSIFY)
+
+
+def is_waiting(client: redis.Redis) -> bool:
+    """Return whether a worker waits for the next message."""
+    return any(each["cmd"] == "blmove" for each in client.client_list())
+
+
+@pytest.mark.parametrize("suffered", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_message_that_woke_a_worker_is_anyones(
+    suffered: signal.Signals, start_worker: StartWorker, broker_url: str, client: redis.Redis
+) -> None:
+    first = start_worker(program=SUFFERS_WHEN_WOKEN.format(signal=int(suffered)))
+    eventually(lambda: is_waiting(client), what="it waits for a message")
+    result = send(broker_url)
+    eventually(lambda: client.llen(SECOND_LIST) == 1, what="the broker woke it")
+    if suffered == signal.SIGKILL:
+        assert first.process.wait(20) == -signal.SIGKILL
+    assert client.llen(QUEUE_CLASSIFY) == client.hlen("unacked") == 0
+
+    start_worker()
+
+    assert result.get(timeout=60)["state"] == "succeeded"
+    first.process.send_signal(signal.SIGCONT)
+    eventually(lambda: client.hlen("unacked") == client.llen(SECOND_LIST) == 0)
+
+
+def test_messages_that_were_taken_and_not_looked_at_come_back(
+    start_worker: StartWorker, broker_url: str, client: redis.Redis
+) -> None:
+    results = [send(broker_url) for _ in range(5)]
+    first = start_worker(program=DIES_WITH_ALL_TAKEN)
+    assert first.process.wait(20) == -signal.SIGKILL
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 5
+
+    start_worker(program=IMPATIENT)
+
+    assert [result.get(timeout=60)["state"] for result in results] == ["succeeded"] * 5

@@ -1,0 +1,268 @@
+"""How messages are taken from a real broker: many a round trip, each recorded in the same step."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu import Connection, Consumer, Queue
+from kombu.exceptions import ChannelError
+from redis.exceptions import OutOfMemoryError
+
+from alexq_producer import Producer
+from alexq_schema.celery_settings import celery_config, publish
+from alexq_schema.ids import new_id
+from alexq_schema.job import JobState
+from alexq_schema.names import IDS_PER_MESSAGE, QUEUE_CLASSIFY, QUEUES, TASK_CLASSIFY_JOBS, Lane
+from alexq_schema.settings import Settings
+from alexq_worker import transport
+from tests.helpers.commands import Commands
+from tests.helpers.eventually import eventually
+from tests.helpers.photos import encode, photo_crops
+from tests.helpers.processes import WorkerProcess
+
+StartWorker = Callable[..., WorkerProcess]
+
+WORKERS_TRANSPORT = f"{transport.__name__}:Transport"
+OWN_COMMANDS_PER_100 = 120
+"""Commands of clients, scripts' not counted, beside waiting; kombu alone needs more than 500."""
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """How messages are taken does not depend on the database."""
+    return sqlite_url
+
+
+@pytest.fixture
+def client(broker_url: str) -> Iterator[redis.Redis]:
+    """A client of the broker."""
+    with redis.Redis.from_url(broker_url) as client:
+        yield client
+
+
+@pytest.fixture
+def sender(settings: Settings) -> Iterator[Celery]:
+    """A Celery app that sends."""
+    app = Celery("sender", set_as_current=False)
+    app.conf.update(celery_config(settings))
+    yield app
+    app.close()
+
+
+class Taker:
+    """A consumer on the worker's transport, with as much room as it is told."""
+
+    def __init__(self, broker_url: str, room: int) -> None:
+        self.connection = Connection(broker_url, transport=WORKERS_TRANSPORT)
+        self.channel: Any = self.connection.channel()
+        self.room = self.channel.qos.room = lambda: room
+        self.messages: list[Any] = []
+        consumer = Consumer(self.channel, [Queue(QUEUE_CLASSIFY)], on_message=self.messages.append)
+        consumer.consume()
+
+    def take_once(self) -> list[Any]:
+        """Return what one question brings; waits for it."""
+        self.messages.clear()
+        self.drain_until(lambda: bool(self.messages))
+        return list(self.messages)
+
+    def drain_until(self, is_done: Callable[[], bool]) -> None:
+        """Let the event loop turn until something is so."""
+        until = time.monotonic() + 20
+        while not is_done():
+            assert time.monotonic() < until, "the broker gave nothing"
+            with suppress(socket.timeout):
+                self.connection.drain_events(timeout=0.1)
+
+
+@pytest.fixture
+def taker(broker_url: str) -> Iterator[Callable[[int], Taker]]:
+    """Make takers; their connections are closed at the end."""
+    made: list[Taker] = []
+
+    def make(room: int) -> Taker:
+        made.append(Taker(broker_url, room))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.connection.close()
+
+
+def send(sender: Celery, *sizes: int) -> None:
+    """Publish a message for each of these numbers of jobs."""
+    for size in sizes:
+        publish(sender, [(new_id(), TASK_CLASSIFY_JOBS, Lane.INTERACTIVE) for _ in range(size)])
+
+
+def test_a_single_image_costs_a_fraction_of_a_command(
+    producer: Producer, settings: Settings, sender: Celery, start_worker: StartWorker, client: redis.Redis
+) -> None:
+    """And no message leaves a queue but by the script that records it."""
+    image = encode(photo_crops(1)[0], "JPEG")
+    submissions = [producer.submit(image) for _ in range(100)]
+    assert sum(map(client.llen, QUEUES)) == 100, "each is a message of its own"
+
+    with Commands(settings.broker_url) as commands:
+        start_worker()
+        for submission in submissions:
+            assert [job.state for job in submission.wait(timeout_s=60)] == [JobState.SUCCEEDED]
+        eventually(lambda: client.hlen("unacked") == 0)
+
+    pops = {"BRPOP", "RPOP", "BLPOP", "LPOP", "BLMPOP", "LMPOP", "LMOVE", "RPOPLPUSH", "LREM", "LTRIM", "DEL"}
+    by_clients = [seen for seen in commands.seen if not seen.is_script]
+    assert not [seen for seen in by_clients if seen.name in pops and seen.touches(*QUEUES)]
+    assert {seen.name for seen in commands.seen if seen.touches(*QUEUES) and seen.name in pops} == {"RPOP"}
+    recorded = Counter(
+        seen.name for seen in commands.seen if seen.is_script and seen.touches("unacked", "unacked_index")
+    )
+    assert recorded == {"HSET": 100, "ZADD": 100}, "all were taken, and recorded"
+    writes = Counter(seen.name for seen in by_clients)
+    cost = sum(writes[name] for name in ("EVAL", "HSET", "ZADD", "ZREM", "HDEL", "MULTI", "EXEC", "PUBLISH"))
+    assert cost <= OWN_COMMANDS_PER_100, writes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "room", "taken"),
+    [
+        pytest.param([1] * 10, 4, 4, id="singles fill the room"),
+        pytest.param([IDS_PER_MESSAGE] * 3, 10, 1, id="one large message fills it"),
+        pytest.param([1, 1, IDS_PER_MESSAGE, 1], 3, 3, id="the last may be larger than what is left"),
+        pytest.param([2, 2, 2, 2], 3, 2, id="jobs count, not messages"),
+    ],
+)
+def test_no_more_is_taken_than_there_is_room_for(
+    sizes: list[int],
+    room: int,
+    taken: int,
+    sender: Celery,
+    taker: Callable[[int], Taker],
+    client: redis.Redis,
+) -> None:
+    send(sender, *sizes)
+
+    messages = taker(room).take_once()
+
+    assert len(messages) == client.hlen("unacked") == client.zcard("unacked_index") == taken
+    assert client.llen(QUEUE_CLASSIFY) == len(sizes) - taken
+
+
+def test_a_message_that_does_not_say_its_number_of_jobs_counts_as_the_largest(
+    sender: Celery, taker: Callable[[int], Taker]
+) -> None:
+    """But for one of Celery's own door, which is one job."""
+    for _ in range(3):
+        sender.send_task(TASK_CLASSIFY_JOBS, kwargs={"job_ids": []}, queue=QUEUE_CLASSIFY)
+    one = taker(IDS_PER_MESSAGE + 1)
+    assert [len(one.take_once()), len(one.take_once())] == [2, 1]
+
+    for _ in range(3):
+        sender.send_task("alexq.classify_image", kwargs={"image_base64": "AAAA"}, queue=QUEUE_CLASSIFY)
+    assert len(one.take_once()) == 3
+
+
+def test_one_answer_of_the_broker_is_bounded_in_bytes(sender: Celery, taker: Callable[[int], Taker]) -> None:
+    large = "A" * (transport.TAKE_BYTES // 2)
+    for _ in range(4):
+        sender.send_task("alexq.classify_image", kwargs={"image_base64": large}, queue=QUEUE_CLASSIFY)
+
+    assert len(taker(100).take_once()) < 4
+
+
+def test_an_ack_forgets_the_message_and_closing_returns_the_rest(
+    sender: Celery, taker: Callable[[int], Taker], client: redis.Redis
+) -> None:
+    send(sender, 1, 1, 1, 1)
+    sent = [task_id(text) for text in client.lrange(QUEUE_CLASSIFY, 0, -1)]
+    first, *others = (one := taker(3)).take_once()
+    assert [message.headers["id"] for message in (first, *others)] == sent[:0:-1], "the oldest first"
+
+    first.ack()
+    one.connection.close()
+
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 0
+    left = [task_id(text) for text in client.lrange(QUEUE_CLASSIFY, 0, -1)]
+    assert set(left[1:]) == {message.headers["id"] for message in others}, "they are the next to be taken"
+    assert left[0] == sent[0]
+
+
+def test_a_waiting_consumer_is_woken_and_every_priority_is_served(
+    sender: Celery, taker: Callable[[int], Taker], client: redis.Redis
+) -> None:
+    one = taker(10)
+    one.drain_until(lambda: is_waiting(client))
+
+    for priority in (0, 3, 6, 9):
+        sender.send_task(TASK_CLASSIFY_JOBS, kwargs={"job_ids": []}, queue=QUEUE_CLASSIFY, priority=priority)
+
+    one.drain_until(lambda: len(one.messages) == 4)
+    assert client.hlen("unacked") == 4
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"no JSON", b'["a list"]', b"{}", b'{"body": "a", "properties": {"body_encoding": "base64"}}']
+)
+def test_what_is_no_message_is_dropped_and_harms_none(
+    garbage: bytes, sender: Celery, taker: Callable[[int], Taker], client: redis.Redis
+) -> None:
+    send(sender, 1)
+    client.lpush(QUEUE_CLASSIFY, garbage)
+    send(sender, 1)
+    one = taker(500)
+
+    one.drain_until(lambda: len(one.messages) == 2)
+
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 2
+
+
+def test_what_is_no_message_does_not_keep_others_from_coming_back(
+    taker: Callable[[int], Taker], client: redis.Redis
+) -> None:
+    """It was taken by a process that died at once."""
+    client.hset("unacked", mapping={"bad": b'[no JSON,"",""]'})
+    client.zadd("unacked_index", {"bad": 1.0})
+
+    taker(1).channel.qos.restore_visible(interval=1)
+
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 0
+
+
+def test_a_broker_without_memory_still_gives_out_what_it_has(
+    sender: Celery, taker: Callable[[int], Taker], client: redis.Redis
+) -> None:
+    send(sender, 1, 1)
+    one = taker(10)
+    client.config_resetstat()
+    client.config_set("maxmemory", 1)
+    try:
+        assert len(one.take_once()) == 2
+        for _ in range(20):  # then it cannot wait, and does not ask in a loop
+            with suppress(socket.timeout, OutOfMemoryError):
+                one.connection.drain_events(timeout=0.02)
+        assert client.info("commandstats")["cmdstat_blmove"]["rejected_calls"] == 1
+    finally:
+        client.config_set("maxmemory", 0)
+    send(sender, 1)
+    assert len(one.take_once()) == 1
+
+
+def test_a_channel_consumes_one_queue(taker: Callable[[int], Taker]) -> None:
+    with pytest.raises(ChannelError, match="needs another"):
+        taker(1).channel.basic_consume("another", no_ack=False, callback=print, consumer_tag="another")
+
+
+def is_waiting(client: redis.Redis) -> bool:
+    return any(each["cmd"] == "blmove" for each in client.client_list())
+
+
+def task_id(text: bytes) -> str:
+    return str(json.loads(text)["headers"]["id"])

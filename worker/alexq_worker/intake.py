@@ -15,6 +15,9 @@ from kombu.common import ignore_errors
 
 from alexq_schema.names import Lane
 
+REFILL_PARTS = 8
+"""A full lane takes more when this part of it is free: a round trip for one message is dear."""
+
 EVENTS_EVERY_S = 0.5
 """Events of tasks go to those who watch (Flower) this often, many at once."""
 EVENTS_AT_ONCE = 1_000
@@ -23,6 +26,10 @@ EVENTS_AT_ONCE = 1_000
 
 class Room(Protocol):
     """The pipeline's side."""
+
+    @property
+    def capacity(self) -> int:
+        """Jobs of one lane that may be in flight."""
 
     def room(self, lane: Lane) -> int:
         """Return how many jobs of this lane may be taken."""
@@ -50,9 +57,13 @@ class Intake:
 
             def start(self, consumer: Any) -> None:
                 intake._hub = consumer.hub
-                consumer.task_consumer.channel.qos.room = partial(room.room, Lane.INTERACTIVE)
                 channel = consumer.connection.channel()
-                channel.qos.room = partial(room.room, Lane.BULK)
+                for lane, qos in (
+                    (Lane.INTERACTIVE, consumer.task_consumer.channel.qos),
+                    (Lane.BULK, channel.qos),
+                ):
+                    qos.room = partial(room.room, lane)
+                    qos.refill = max(1, room.capacity // REFILL_PARTS)
                 self._bulk = consumer.app.amqp.TaskConsumer(
                     channel,
                     queues=[consumer.app.amqp.queues[Lane.BULK.queue]],

@@ -7,15 +7,20 @@ and gives back a future. When that is done, one thread runs Celery's own tracer,
 
 from __future__ import annotations
 
+import logging
 import os
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 from celery import Task
 from celery.concurrency.base import BasePool, apply_target
+
+log = logging.getLogger("alexq.worker")
 
 OUTCOME = "alexq_outcome"
 """Where a request carries the future that its task waits for."""
@@ -43,11 +48,14 @@ class Pool(BasePool):  # type: ignore[misc]
 
     def on_start(self) -> None:
         """Start the thread that finishes requests."""
-        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="alexq-finish")
+        self._done: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._finisher = threading.Thread(target=self._finish, name="alexq-finish", daemon=True)
+        self._finisher.start()
 
     def on_stop(self) -> None:
         """Finish what is done; what is not goes back to the broker with its message."""
-        self._finisher.shutdown(cancel_futures=True)
+        self._done.put(None)
+        self._finisher.join()
 
     def on_apply(
         self,
@@ -68,7 +76,7 @@ class Pool(BasePool):  # type: ignore[misc]
         finish = partial(
             apply_target, target, args, kwargs, callback and partial(_with_runtime, callback, started)
         )
-        outcome.add_done_callback(lambda _: self._finish(finish))
+        outcome.add_done_callback(lambda _: self._done.put(finish))
         return outcome
 
     @staticmethod
@@ -82,11 +90,12 @@ class Pool(BasePool):  # type: ignore[misc]
             outcome.set_exception(error)
         return outcome
 
-    def _finish(self, finish: Callable[[], Any]) -> None:
-        try:
-            self._finisher.submit(finish)
-        except RuntimeError:  # the pool has stopped: the message goes back to the broker
-            return
+    def _finish(self) -> None:
+        while (finish := self._done.get()) is not None:
+            try:
+                finish()
+            except Exception:
+                log.exception("a request could not be finished; its message goes to another worker")
 
     def _get_info(self) -> dict[str, Any]:
         return {**super()._get_info(), "max-concurrency": self.limit}

@@ -29,6 +29,10 @@ from alexq_schema.names import HEADER_JOBS, IDS_PER_MESSAGE, TASK_CLASSIFY_IMAGE
 TAKE_BYTES = 4 * 2**20
 """Bytes of messages at which one answer of the broker ends, so that it serves others in between."""
 
+ACKS_AT_ONCE = 64
+ACK_WITHIN_S = 0.05
+"""Acks go out when so many wait, or one has waited so long, at the next round of the event loop."""
+
 FULL_PAUSE_S = 1.0
 """Pause before a broker without memory is asked again whether a message has come."""
 
@@ -75,14 +79,19 @@ class QoS(redis.QoS):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._acked: list[str] = []
+        self._acked_since = 0.0
+        self._is_full = False
         self.room: Callable[[], int] = lambda: sys.maxsize
         """Returns for how many jobs there is room; the channel's user sets it."""
+        self.refill = 1
+        """Jobs for which there must be room again before more are taken, once there was none."""
 
     def can_consume_max_estimate(self) -> int:
         """Return how many jobs may be taken now."""
         within_prefetch = super().can_consume_max_estimate()
-        room = self.room()
-        return room if within_prefetch is None else min(room, within_prefetch)
+        room = self.room() if within_prefetch is None else min(self.room(), within_prefetch)
+        self._is_full = room < (self.refill if self._is_full else 1)
+        return 0 if self._is_full else room
 
     def can_consume(self) -> bool:
         """Return whether a message may be taken now."""
@@ -94,8 +103,16 @@ class QoS(redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Note that a message is done; :meth:`flush` tells the broker."""
+        if not self._acked:
+            self._acked_since = time.monotonic()
         self._acked.append(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
+
+    def flush_if_due(self) -> None:
+        """Tell the broker of acks that have waited, or of many."""
+        waited_s = time.monotonic() - self._acked_since
+        if len(self._acked) >= ACKS_AT_ONCE or (self._acked and waited_s >= ACK_WITHIN_S):
+            self.flush()
 
     def flush(self) -> None:
         """Tell the broker of all acks since the last time: one round trip."""
@@ -230,12 +247,12 @@ class Channel(redis.Channel):
 
 
 class Poller(redis.MultiChannelPoller):
-    """kombu's, which also sends the acks of each round of the event loop."""
+    """kombu's, which also sends acks."""
 
     def on_poll_start(self) -> None:
         """Prepare a round."""
         for channel in self._channels:
-            channel.qos.flush()
+            channel.qos.flush_if_due()
         super().on_poll_start()
 
 

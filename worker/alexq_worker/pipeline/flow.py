@@ -123,12 +123,9 @@ class Flow:
     def leave(self, lane: Lane, count: int) -> None:
         """Note that ``count`` ids are no longer in flight."""
         with self.lock:
-            was_full = self._in_flight[lane] >= self.capacity
             self._in_flight[lane] -= count
             self._progress_at = self.clock()
-            is_room_new = was_full and self._in_flight[lane] < self.capacity
-        if is_room_new:
-            self._on_room()
+        self._on_room()
 
     @property
     def is_idle(self) -> bool:

@@ -57,7 +57,7 @@ class Pipeline:
 
         Args:
             on_committed: called after each commit and before its tasks resolve.
-            on_room: called, from any thread, when a lane that was full has ``room`` again.
+            on_room: called, from any thread, when a lane has more ``room``.
             on_fatal: called when a stage broke; must end the process.
         """
         self._flow = Flow(capacity=BATCHES_IN_FLIGHT * max_batch, on_room=on_room, clock=clock)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +23,14 @@ from alexq_producer import Producer
 from alexq_schema.celery_settings import celery_config, publish
 from alexq_schema.ids import new_id
 from alexq_schema.job import JobState
-from alexq_schema.names import IDS_PER_MESSAGE, QUEUE_CLASSIFY, QUEUES, TASK_CLASSIFY_JOBS, Lane
+from alexq_schema.names import (
+    IDS_PER_MESSAGE,
+    QUEUE_CLASSIFY,
+    QUEUES,
+    TASK_CLASSIFY_IMAGE,
+    TASK_CLASSIFY_JOBS,
+    Lane,
+)
 from alexq_schema.settings import Settings
 from alexq_worker import transport
 from tests.helpers.commands import Commands
@@ -168,14 +177,14 @@ def test_a_message_that_does_not_say_its_number_of_jobs_counts_as_the_largest(
     assert [len(one.take_once()), len(one.take_once())] == [2, 1]
 
     for _ in range(3):
-        sender.send_task("alexq.classify_image", kwargs={"image_base64": "AAAA"}, queue=QUEUE_CLASSIFY)
+        sender.send_task(TASK_CLASSIFY_IMAGE, kwargs={"image_base64": "AAAA"}, queue=QUEUE_CLASSIFY)
     assert len(one.take_once()) == 3
 
 
 def test_one_answer_of_the_broker_is_bounded_in_bytes(sender: Celery, taker: Callable[[int], Taker]) -> None:
     large = "A" * (transport.TAKE_BYTES // 2)
     for _ in range(4):
-        sender.send_task("alexq.classify_image", kwargs={"image_base64": large}, queue=QUEUE_CLASSIFY)
+        sender.send_task(TASK_CLASSIFY_IMAGE, kwargs={"image_base64": large}, queue=QUEUE_CLASSIFY)
 
     assert len(taker(100).take_once()) < 4
 
@@ -276,6 +285,38 @@ def test_a_broker_without_memory_still_gives_out_what_it_has(
 def test_a_channel_consumes_one_queue(taker: Callable[[int], Taker]) -> None:
     with pytest.raises(ChannelError, match="needs another"):
         taker(1).channel.basic_consume("another", no_ack=False, callback=print, consumer_tag="another")
+
+
+def test_who_watches_sees_each_step_of_every_task(
+    sender: Celery, start_worker: StartWorker, broker_url: str
+) -> None:
+    """To the last one before the worker ends, although events travel together."""
+    worker = start_worker()
+    seen: list[dict[str, Any]] = []
+    with sender.connection() as connection:
+        receiver = sender.events.Receiver(connection, handlers={"*": seen.append})
+        watcher = threading.Thread(target=receiver.capture, kwargs={"wakeup": False}, daemon=True)
+        watcher.start()
+        eventually(lambda: bool(seen), what="the worker is heard")
+        image = base64.b64encode(encode(photo_crops(1)[0], "JPEG")).decode()
+        tasks = [str(new_id()) for _ in range(3)]
+        for task in tasks:
+            sender.send_task(
+                TASK_CLASSIFY_IMAGE, kwargs={"image_base64": image}, queue=QUEUE_CLASSIFY, task_id=task
+            )
+
+        def steps() -> list[list[str]]:
+            return [[event["type"] for event in seen if event.get("uuid") == task] for task in tasks]
+
+        with Celery(broker=broker_url, backend=broker_url, set_as_current=False) as answered:
+            assert [answered.AsyncResult(task).get(timeout=60)["state"] for task in tasks] == [
+                "succeeded"
+            ] * 3
+        assert worker.terminate() == 0
+
+        eventually(lambda: steps() == [["task-received", "task-started", "task-succeeded"]] * 3)
+        receiver.should_stop = True
+        watcher.join(10)
 
 
 def is_waiting(client: redis.Redis) -> bool:

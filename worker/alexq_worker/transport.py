@@ -192,7 +192,8 @@ class Channel(redis.Channel):
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Send the next question; called by kombu where none is under way and there is room."""
-        if not self.active_queues or time.monotonic() < self._asks_from:
+        room = self.qos.can_consume_max_estimate()
+        if not self.active_queues or not room or time.monotonic() < self._asks_from:
             return
         [queue] = self.active_queues
         lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps]
@@ -202,7 +203,6 @@ class Channel(redis.Channel):
         else:
             self._taking = uuid()
             keys = self.unacked_key, self.unacked_index_key, lists[1], *lists
-            room = self.qos.can_consume_max_estimate()
             question = "EVAL", TAKE, len(keys), *keys, room, time.time(), f"{self._taking}:", queue
         self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()

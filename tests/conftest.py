@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery import Celery
 
 from alexq_producer import Producer
 from alexq_schema import migrations
+from alexq_schema.celery_settings import celery_config
 from alexq_schema.db.session import Database
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
@@ -65,6 +67,13 @@ def broker_url(broker_server: str) -> str:
     client.flushall()
     client.close()
     return broker_server
+
+
+@pytest.fixture
+def client(broker_url: str) -> Iterator[redis.Redis]:
+    """A client of ``broker_url``."""
+    with redis.Redis.from_url(broker_url) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +140,15 @@ def producer(settings: Settings) -> Iterator[Producer]:
     """A producer on ``settings``."""
     with Producer(settings) as producer:
         yield producer
+
+
+@pytest.fixture
+def sender(settings: Settings) -> Iterator[Celery]:
+    """A Celery app that sends as producers do."""
+    app = Celery("sender", set_as_current=False)
+    app.conf.update(celery_config(settings))
+    yield app
+    app.close()
 
 
 @pytest.fixture

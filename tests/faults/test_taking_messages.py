@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -15,6 +15,7 @@ from celery import Celery
 from celery.result import AsyncResult
 
 from alexq_schema.names import QUEUE_CLASSIFY
+from tests.helpers.commands import is_worker_waiting
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
@@ -48,16 +49,9 @@ IMPATIENT = "import sys; from alexq_worker import app; app.VISIBILITY_S = 2; sys
 
 
 @pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """The database has not heard of these messages."""
-    return sqlite_url
-
-
-@pytest.fixture
-def client(broker_url: str) -> Iterator[redis.Redis]:
-    """A client of the broker."""
-    with redis.Redis.from_url(broker_url) as client:
-        yield client
+def database_url(postgres_url: str) -> str:
+    """The database has not heard of these messages; a stopped worker may hold SQLite's one write lock."""
+    return postgres_url
 
 
 def send(broker_url: str) -> AsyncResult:
@@ -67,17 +61,12 @@ def send(broker_url: str) -> AsyncResult:
     return app.send_task("alexq.classify_image", kwargs={"image_base64": image}, queue=QUEUE_CLASSIFY)
 
 
-def is_waiting(client: redis.Redis) -> bool:
-    """Return whether a worker waits for the next message."""
-    return any(each["cmd"] == "blmove" for each in client.client_list())
-
-
 @pytest.mark.parametrize("suffered", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_message_that_woke_a_worker_is_anyones(
     suffered: signal.Signals, start_worker: StartWorker, broker_url: str, client: redis.Redis
 ) -> None:
     first = start_worker(program=SUFFERS_WHEN_WOKEN.format(signal=int(suffered)))
-    eventually(lambda: is_waiting(client), what="it waits for a message")
+    eventually(lambda: is_worker_waiting(client), what="it waits for a message")
     result = send(broker_url)
     eventually(lambda: client.llen(SECOND_LIST) == 1, what="the broker woke it")
     if suffered == signal.SIGKILL:

@@ -1,4 +1,4 @@
-"""What a real broker is told, command by command."""
+"""What a real broker is told and asked."""
 
 from __future__ import annotations
 
@@ -51,3 +51,8 @@ class Commands:
                 self.seen.append(Command(name.upper(), arguments, told["client_type"] == "lua"))
                 if f"the end of {id(self)}" in arguments:
                     return
+
+
+def is_worker_waiting(client: redis.Redis) -> bool:
+    """Return whether a worker waits for the next message of a queue."""
+    return any(each["cmd"] == "blmove" for each in client.client_list())

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import socket
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -19,52 +16,28 @@ from kombu import Connection, Consumer, Queue
 from kombu.exceptions import ChannelError
 from redis.exceptions import OutOfMemoryError
 
-from alexq_producer import Producer
-from alexq_schema.celery_settings import celery_config, publish
+from alexq_schema.celery_settings import publish
 from alexq_schema.ids import new_id
-from alexq_schema.job import JobState
 from alexq_schema.names import (
     IDS_PER_MESSAGE,
     QUEUE_CLASSIFY,
-    QUEUES,
     TASK_CLASSIFY_IMAGE,
     TASK_CLASSIFY_JOBS,
     Lane,
 )
-from alexq_schema.settings import Settings
 from alexq_worker import transport
-from tests.helpers.commands import Commands
-from tests.helpers.eventually import eventually
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.commands import is_worker_waiting
 from tests.helpers.processes import WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
 
 WORKERS_TRANSPORT = f"{transport.__name__}:Transport"
-OWN_COMMANDS_PER_100 = 120
-"""Commands of clients, scripts' not counted, beside waiting; kombu alone needs more than 500."""
 
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
     """How messages are taken does not depend on the database."""
     return sqlite_url
-
-
-@pytest.fixture
-def client(broker_url: str) -> Iterator[redis.Redis]:
-    """A client of the broker."""
-    with redis.Redis.from_url(broker_url) as client:
-        yield client
-
-
-@pytest.fixture
-def sender(settings: Settings) -> Iterator[Celery]:
-    """A Celery app that sends."""
-    app = Celery("sender", set_as_current=False)
-    app.conf.update(celery_config(settings))
-    yield app
-    app.close()
 
 
 class Taker:
@@ -112,34 +85,6 @@ def send(sender: Celery, *sizes: int) -> None:
     """Publish a message for each of these numbers of jobs."""
     for size in sizes:
         publish(sender, [(new_id(), TASK_CLASSIFY_JOBS, Lane.INTERACTIVE) for _ in range(size)])
-
-
-def test_a_single_image_costs_a_fraction_of_a_command(
-    producer: Producer, settings: Settings, sender: Celery, start_worker: StartWorker, client: redis.Redis
-) -> None:
-    """And no message leaves a queue but by the script that records it."""
-    image = encode(photo_crops(1)[0], "JPEG")
-    submissions = [producer.submit(image) for _ in range(100)]
-    assert sum(map(client.llen, QUEUES)) == 100, "each is a message of its own"
-
-    with Commands(settings.broker_url) as commands:
-        start_worker()
-        for submission in submissions:
-            assert [job.state for job in submission.wait(timeout_s=60)] == [JobState.SUCCEEDED]
-        eventually(lambda: client.hlen("unacked") == sum(map(client.llen, QUEUES)) == 0)
-
-    pops = {"BRPOP", "RPOP", "BLPOP", "LPOP", "BLMPOP", "LMPOP", "LMOVE", "RPOPLPUSH", "LREM", "LTRIM", "DEL"}
-    by_clients = [seen for seen in commands.seen if not seen.is_script]
-    assert not [seen for seen in by_clients if seen.name in pops and seen.touches(*QUEUES)]
-    assert {seen.name for seen in commands.seen if seen.touches(*QUEUES) and seen.name in pops} == {"RPOP"}
-    recorded = Counter(
-        seen.name for seen in commands.seen if seen.is_script and seen.touches("unacked", "unacked_index")
-    )
-    sent = 100 + sum(seen.name == "LPUSH" for seen in by_clients)  # the sweeper's, where all is slow
-    assert recorded == {"HSET": sent, "ZADD": sent}, "all were taken, and recorded"
-    writes = Counter(seen.name for seen in by_clients)
-    cost = sum(writes[name] for name in ("EVAL", "HSET", "ZADD", "ZREM", "HDEL", "MULTI", "EXEC", "PUBLISH"))
-    assert cost <= OWN_COMMANDS_PER_100, writes
 
 
 @pytest.mark.parametrize(
@@ -226,7 +171,7 @@ def test_a_waiting_consumer_is_woken_and_every_priority_is_served(
     sender: Celery, taker: Callable[[int], Taker], client: redis.Redis
 ) -> None:
     one = taker(10)
-    one.drain_until(lambda: is_waiting(client))
+    one.drain_until(lambda: is_worker_waiting(client))
 
     for priority in (0, 3, 6, 9):
         sender.send_task(TASK_CLASSIFY_JOBS, kwargs={"job_ids": []}, queue=QUEUE_CLASSIFY, priority=priority)
@@ -285,42 +230,6 @@ def test_a_broker_without_memory_still_gives_out_what_it_has(
 def test_a_channel_consumes_one_queue(taker: Callable[[int], Taker]) -> None:
     with pytest.raises(ChannelError, match="needs another"):
         taker(1).channel.basic_consume("another", no_ack=False, callback=print, consumer_tag="another")
-
-
-def test_who_watches_sees_each_step_of_every_task(
-    sender: Celery, start_worker: StartWorker, broker_url: str
-) -> None:
-    """To the last one before the worker ends, although events travel together."""
-    worker = start_worker()
-    seen: list[dict[str, Any]] = []
-    with sender.connection() as connection:
-        receiver = sender.events.Receiver(connection, handlers={"*": seen.append})
-        watcher = threading.Thread(target=receiver.capture, kwargs={"wakeup": False}, daemon=True)
-        watcher.start()
-        eventually(lambda: bool(seen), what="the worker is heard")
-        image = base64.b64encode(encode(photo_crops(1)[0], "JPEG")).decode()
-        tasks = [str(new_id()) for _ in range(3)]
-        for task in tasks:
-            sender.send_task(
-                TASK_CLASSIFY_IMAGE, kwargs={"image_base64": image}, queue=QUEUE_CLASSIFY, task_id=task
-            )
-
-        def steps() -> list[list[str]]:
-            return [[event["type"] for event in seen if event.get("uuid") == task] for task in tasks]
-
-        with Celery(broker=broker_url, backend=broker_url, set_as_current=False) as answered:
-            assert [answered.AsyncResult(task).get(timeout=60)["state"] for task in tasks] == [
-                "succeeded"
-            ] * 3
-        assert worker.terminate() == 0
-
-        eventually(lambda: steps() == [["task-received", "task-started", "task-succeeded"]] * 3)
-        receiver.should_stop = True
-        watcher.join(10)
-
-
-def is_waiting(client: redis.Redis) -> bool:
-    return any(each["cmd"] == "blmove" for each in client.client_list())
 
 
 def task_id(text: bytes) -> str:

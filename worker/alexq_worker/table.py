@@ -48,13 +48,13 @@ class SqlJobTable:
 
     def claim(self, job_ids: Sequence[UUID]) -> list[Claim]:
         """Take those that are queued: one UPDATE."""
-        with self._database.begin() as connection:
+        with self._database.begin_repeatable() as connection:
             return jobs.claim(connection, job_ids, self._worker_id)
 
     def commit(self, outcomes: Sequence[Outcome]) -> Commit:
         """Write what became of claimed jobs, and read back those that someone waits for."""
         asked = [outcome.claim.job_id for outcome in outcomes if outcome.claim.task == TASK_CLASSIFY_IMAGE]
-        with self._database.begin() as connection:
+        with self._database.begin_repeatable() as connection:
             written = jobs.commit(
                 connection,
                 outcomes,
@@ -77,5 +77,5 @@ class SqlJobTable:
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Give claimed jobs back, their attempt not used up."""
-        with self._database.begin() as connection:
+        with self._database.begin_repeatable() as connection:
             jobs.release(connection, claims, worker_id=self._worker_id)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from pydantic_core import from_json
+from sqlalchemy import Connection, Dialect, Engine, event
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from alexq_schema.errors import DatabaseFullError, DatabaseUnavailableError, MigrationError, SettingsError
 
 CONNECT_TIMEOUT_S = 5
 SQLITE_BUSY_TIMEOUT_S = 30
 """How long a statement waits for another process's write transaction."""
+PING_AFTER_S = 1.0
+"""Idle time after which a connection to PostgreSQL is asked whether it still is one before it is used."""
 
 _POSTGRESQL_CONNECTION = {
     "connect_timeout": CONNECT_TIMEOUT_S,
@@ -39,32 +46,52 @@ def create_engine(database_url: str) -> Engine:
         url = sqlalchemy.make_url(database_url)
         backend = url.get_backend_name()
         if backend == "sqlite":
-            engine = sqlalchemy.create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S})
+            engine = sqlalchemy.create_engine(
+                url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S}, json_deserializer=from_json
+            )
             event.listen(engine, "connect", _configure_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
         if backend == "postgresql":
-            return sqlalchemy.create_engine(
+            engine = sqlalchemy.create_engine(
                 url.set(drivername="postgresql+psycopg"),
-                pool_pre_ping=True,
                 connect_args=_POSTGRESQL_CONNECTION,
+                json_deserializer=from_json,
             )
+            event.listen(engine, "checkin", _note_use)
+            event.listen(engine, "checkout", partial(_ping_if_idle, engine.dialect))
+            return engine
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise SettingsError(f"ALEXQ_DATABASE_URL is not a database URL: {error}") from error
     raise SettingsError(f"ALEXQ_DATABASE_URL names {backend!r}; alexq knows sqlite and postgresql")
 
 
+def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _ping_if_idle(dialect: Dialect, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """Have the pool connect anew in place of a connection that was lost while nobody used it."""
+    if time.monotonic() - record.info.get("used_at", math.inf) > PING_AFTER_S:
+        try:
+            dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError(str(error)) from error
+
+
 def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where _begin_sqlite says
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    level = "FULL" if options.get("alexq_is_durable", True) else "NORMAL"
+    connection.connection.driver_connection.execute(f"PRAGMA synchronous={level}")  # type: ignore[union-attr]
     # A transaction that writes takes the write lock at once: one that starts as a reader and turns
     # writer fails with "database is locked" without waiting, whatever the busy timeout.
-    reads_only = connection.get_execution_options().get("alexq_reads_only", False)
-    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if options.get("alexq_reads_only", False) else "BEGIN IMMEDIATE")
 
 
 class Database:
@@ -72,11 +99,22 @@ class Database:
 
     def __init__(self, database_url: str) -> None:
         self.engine = create_engine(database_url)
+        self._worker = self.engine.execution_options(alexq_is_durable=False)
         self._reader = self.engine.execution_options(alexq_reads_only=True)
 
     def begin(self) -> AbstractContextManager[Connection]:
-        """Return a context manager: a connection in a transaction that commits at the end."""
+        """Return a context manager: a connection in a transaction that commits at the end, and then lasts."""
         return _transaction(self.engine)
+
+    def begin_repeatable(self) -> AbstractContextManager[Connection]:
+        """Return one as :meth:`begin` does, for what a worker does to jobs and another would do again.
+
+        On SQLite it is not synced to the disk by itself: a host that loses its power may lose the last of
+        these, as if they had not been, together with the process that began them. Whoever commits with
+        :meth:`begin` syncs all that were before. On PostgreSQL, whose server may go without its workers,
+        it lasts as any other.
+        """
+        return _transaction(self._worker)
 
     def read(self) -> AbstractContextManager[Connection]:
         """Return a context manager: a connection in a transaction that only reads."""

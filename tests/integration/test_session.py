@@ -1,0 +1,58 @@
+"""Connections: what is synced to the disk, and what becomes of a connection that is lost."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+
+from alexq_schema.db import session
+from alexq_schema.db.session import Database
+from alexq_schema.errors import DatabaseUnavailableError
+from tests.helpers.postgres import PostgresServer
+
+FULL, NORMAL = 2, 1
+
+
+def test_on_sqlite_only_what_would_be_done_again_may_be_lost_with_the_power(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+
+    for _ in range(2):  # the same connection serves both
+        with database.begin() as connection:
+            assert connection.execute(text("PRAGMA synchronous")).scalar() == FULL
+        with database.begin_repeatable() as connection:
+            assert connection.execute(text("PRAGMA synchronous")).scalar() == NORMAL
+    database.close()
+
+
+@pytest.fixture
+def lost(postgres_server: PostgresServer, postgres_url: str) -> Database:
+    """A pool whose one connection the server has ended meanwhile."""
+    database = Database(postgres_url)
+    with database.read() as connection:
+        connection.execute(text("SELECT 1"))
+    with postgres_server.outage(postgres_url):
+        pass
+    return database
+
+
+def test_a_connection_that_was_lost_while_idle_is_replaced_unnoticed(
+    lost: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "PING_AFTER_S", 0.0)
+
+    with lost.begin() as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+    lost.close()
+
+
+def test_a_connection_that_was_lost_in_use_is_an_outage_once(
+    lost: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "PING_AFTER_S", 3_600.0)
+
+    with pytest.raises(DatabaseUnavailableError), lost.begin() as connection:
+        connection.execute(text("SELECT 1"))
+
+    with lost.begin() as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+    lost.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import datetime
 from uuid import UUID
 
 import uuid_utils.compat
@@ -16,6 +17,11 @@ _TAG_MASK = (1 << TAG_BITS) - 1
 def new_id() -> UUID:
     """Return a new UUIDv7; later ids of one process are greater."""
     return uuid_utils.compat.uuid7()
+
+
+def first_id_at(time: datetime) -> UUID:
+    """Return the id before which every UUIDv7 made earlier than ``time`` sorts, to the millisecond."""
+    return UUID(int=int(time.timestamp() * 1000) << 80)
 
 
 def new_tag() -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from alexq_schema.errors import WorkerCrashedError
-from alexq_schema.job import Prediction
+from alexq_schema.text import storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,41 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Predictions:
+    """A result as the job table keeps it."""
+
+    label: str
+    """The best."""
+    probability: float
+    """Its own."""
+    json: str
+    """All, best first: an array of ``{"index", "label", "probability"}``."""
+
+
+class PredictionWriter:
+    """Writes the predictions of one model version: its labels are made into JSON once, not for each job."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        """Prepare for ``labels`` in class-index order."""
+        self._labels = [storable(label) for label in labels]
+        self._beginnings = [
+            f'{{"index": {index}, "label": {json.dumps(label)}, "probability": '
+            for index, label in enumerate(self._labels)
+        ]
+
+    def write(self, indices: Sequence[int], probabilities: Sequence[float]) -> Predictions:
+        """Return the predictions of one image from its best classes, best first, at least one; all finite."""
+        beginnings = self._beginnings
+        parts = [f"{beginnings[i]}{p!r}}}" for i, p in zip(indices, probabilities, strict=True)]
+        return Predictions(self._labels[indices[0]], probabilities[0], f"[{', '.join(parts)}]")
+
+
+@dataclass(frozen=True, slots=True)
 class Succeeded:
     """The image went through the model."""
 
     claim: Claim
-    predictions: tuple[Prediction, ...]
+    predictions: Predictions
     decode_s: float
     forward_s: float
     batch_size: int

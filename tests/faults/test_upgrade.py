@@ -21,8 +21,8 @@ from tests.helpers.photos import encode, photo_crops
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import WorkerProcess
 
-PREVIOUS_RELEASE = "3b43bfe"
-"""The commit of the last release with the schema before this one's (revision 0001)."""
+PREVIOUS_RELEASES = {"0001": "3b43bfe", "0003": "2a5e32b"}
+"""By the revision of its schema: the commit of the last release that had it."""
 
 ROOT = Path(__file__).parents[2]
 MIGRATE = "import sys; from alexq_schema import migrations; migrations.upgrade(sys.argv[1])"
@@ -46,16 +46,22 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
             yield url
 
 
+@pytest.fixture(params=PREVIOUS_RELEASES)
+def revision(request: pytest.FixtureRequest) -> str:
+    """The schema's revision in the previous release."""
+    revision: str = request.param
+    return revision
+
+
 @pytest.fixture
-def previous(tmp_path: Path) -> dict[str, str]:
+def previous(revision: str, tmp_path: Path) -> dict[str, str]:
     """The environment in which Python imports the previous release."""
     source = tmp_path / "previous"
     source.mkdir()
-    archive = subprocess.run(
-        ["git", "-C", ROOT, "archive", PREVIOUS_RELEASE], capture_output=True, check=False
-    )
+    commit = PREVIOUS_RELEASES[revision]
+    archive = subprocess.run(["git", "-C", ROOT, "archive", commit], capture_output=True, check=False)
     if archive.returncode != 0:
-        pytest.skip(f"this clone has no commit {PREVIOUS_RELEASE}: fetch the whole history")
+        pytest.skip(f"this clone has no commit {commit}: fetch the whole history")
     subprocess.run(["tar", "-x", "-C", source], input=archive.stdout, check=True)
     rooms = [source / room for room in (".", "schema", "producer", "worker", "monitor")]
     return {"PYTHONPATH": os.pathsep.join(map(str, rooms))}
@@ -76,6 +82,7 @@ def run(code: str, *arguments: str, env: dict[str, str]) -> str:
 
 
 def test_a_worker_of_the_previous_release_finishes_its_jobs_beside_a_new_one(
+    revision: str,
     previous: dict[str, str],
     settings: Settings,
     producer: Producer,
@@ -84,7 +91,7 @@ def test_a_worker_of_the_previous_release_finishes_its_jobs_beside_a_new_one(
 ) -> None:
     env = {**environment(settings), **previous}
     run(MIGRATE, settings.database_url, env=env)
-    assert migrations.current(settings.database_url) == "0001"
+    assert migrations.current(settings.database_url) == revision
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(encode(photo_crops(1)[0], "JPEG"))
     old = WorkerProcess(settings, tmp_path / "old.log", python=sys.executable, env=previous)

@@ -15,9 +15,9 @@ from alexq_schema.db.session import Database
 from alexq_schema.db.tables import Job as JobRow
 from alexq_schema.db.tables import JobEvent, Worker
 from alexq_schema.ids import new_id
-from alexq_schema.job import Job, ModelRef, Prediction
+from alexq_schema.job import Job, ModelRef
 from alexq_schema.names import Lane
-from alexq_schema.work import Claim, Outcome, Succeeded
+from alexq_schema.work import Claim, Outcome, PredictionWriter, Succeeded
 
 MODEL = ModelRef(name="alexnet", version="test", precision="fp32", trained=False)
 
@@ -107,4 +107,4 @@ class System:
 
 
 def success(claim: Claim, label: str = "tabby") -> Succeeded:
-    return Succeeded(claim, (Prediction(rank=1, index=281, label=label, probability=0.5),), 0.1, 0.2, 64)
+    return Succeeded(claim, PredictionWriter([label]).write([0], [0.5]), 0.1, 0.2, 64)

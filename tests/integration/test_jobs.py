@@ -17,7 +17,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.ids import new_id
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane
-from alexq_schema.work import Crashed, Errored, Failed
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome
 from tests.helpers.system import MODEL, System, success
 
 
@@ -85,7 +85,10 @@ def test_writers_of_the_same_rows_do_not_deadlock(system: System) -> None:
     for _ in range(5):
         job_ids = system.queue(400)
         claims = system.claim(job_ids)
-        outcomes = [success(claim) for claim in reversed(claims)]
+        outcomes = [
+            success(claim) if number % 2 else Failed(claim, "code", "why")
+            for number, claim in enumerate(reversed(claims))
+        ]
         errors: list[Exception] = []
 
         def act(action: Callable[[], object], errors: list[Exception] = errors) -> None:
@@ -254,7 +257,9 @@ def test_only_rows_without_a_message_are_published_again(system: System) -> None
     assert take() == []
     assert take(emptied=list(Lane), lost_after_s=60) == []
     assert take(emptied=[Lane.INTERACTIVE], lost_after_s=-1) == []  # the other lane's queue says nothing
-    assert take(emptied=[Lane.BULK], lost_after_s=-1) == job_ids[:3]
+    taken = take(emptied=[Lane.BULK], lost_after_s=-1)
+    assert len(taken) == 3
+    assert job_ids[4] in taken  # the oldest message first: the others were published again
 
 
 def test_a_job_overtaken_by_later_ones_has_lost_its_message(system: System) -> None:
@@ -300,6 +305,24 @@ def test_statements_do_not_grow_with_the_batch(system: System) -> None:
     ]
 
     assert counts[0] == counts[1] == 4  # submission, jobs, claim, commit
+
+
+def test_statements_do_not_grow_with_a_batch_of_every_outcome(system: System) -> None:
+    def commit(size: int) -> None:
+        kinds: list[Callable[[Claim], Outcome]] = [
+            success,
+            Late,
+            lambda claim: Failed(claim, "code", "why"),
+            lambda claim: Errored(claim, "code", "why"),
+            lambda claim: Crashed(claim, "why"),
+        ]
+        claims = system.claim(system.queue(size * len(kinds)))
+        outcomes = [kinds[number % len(kinds)](claim) for number, claim in enumerate(claims)]
+        assert system.commit(outcomes) == len(claims)
+
+    counts = [statements(system.database, lambda size=size: commit(size)) for size in (1, 40)]
+
+    assert counts[0] == counts[1] == 3 + 1 + 5 + 2  # claimed; locked; each kind; two of them on record
 
 
 def statements(database: Database, action: Callable[[], object]) -> int:

@@ -33,10 +33,10 @@ from alexq_schema.errors import (
 )
 from alexq_schema.ids import new_id, tagged_id
 from alexq_schema.images import FileImageStore, Staging
-from alexq_schema.job import JobState, ModelRef, Prediction
+from alexq_schema.job import JobState, ModelRef
 from alexq_schema.names import QUEUES, Lane, finished_channel
 from alexq_schema.settings import Settings
-from alexq_schema.work import Succeeded
+from alexq_schema.work import PredictionWriter, Succeeded
 from tests.helpers.eventually import eventually
 
 
@@ -235,12 +235,12 @@ class Finisher:
             )
 
     def finish(self, job_id: object, *, submission_id: object = None) -> None:
-        prediction = Prediction(rank=1, index=0, label="cat", probability=1.0)
+        predictions = PredictionWriter(["cat"]).write([0], [1.0])
         with self.database.begin() as connection:
             [claim] = jobs.claim(connection, [job_id], self.worker_id)  # type: ignore[list-item]
             jobs.commit(
                 connection,
-                [Succeeded(claim, (prediction,), 0.0, 0.0, 1)],
+                [Succeeded(claim, predictions, 0.0, 0.0, 1)],
                 worker_id=self.worker_id,
                 model_id=self.model_id,
                 limits=Limits(max_attempts=1, max_crashes=1),

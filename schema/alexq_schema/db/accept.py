@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Float, bindparam, insert
+from sqlalchemy import Connection, Float, bindparam, insert, literal_column
 from sqlalchemy.dialects import postgresql, sqlite
 
 from alexq_schema.db.clock import db_now
-from alexq_schema.db.jobs import storable
+from alexq_schema.db.rows import literal_state
 from alexq_schema.db.tables import Job, Submission
 from alexq_schema.job import JobState
 from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS, Lane
+from alexq_schema.text import storable
 
 ROWS_PER_STATEMENT = 1_000
 
@@ -41,10 +42,10 @@ class NewSubmission:
 
 
 _NEW = {
-    "state": JobState.QUEUED,
-    "attempt": 0,
-    "errors": 0,
-    "crashes": 0,
+    "state": literal_state(JobState.QUEUED),
+    "attempt": literal_column("0"),
+    "errors": literal_column("0"),
+    "crashes": literal_column("0"),
     "created_at": db_now(),
     "published_at": db_now(),
 }

@@ -34,16 +34,21 @@ class _Now(FunctionElement[datetime]):
 
 @compiles(_Now, "sqlite")
 def _now_sqlite(element: _Now, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', ({compiler.process(element.clauses, **kw)}) || ' seconds')"
+    offset = compiler.process(element.clauses, **kw)
+    modifier = f", ({offset}) || ' seconds'" if offset else ""
+    return f"strftime('%Y-%m-%d %H:%M:%f', 'now'{modifier})"
 
 
 @compiles(_Now, "postgresql")
 def _now_postgresql(element: _Now, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+    offset = compiler.process(element.clauses, **kw)
+    return f"(clock_timestamp() + make_interval(secs => {offset}))" if offset else "clock_timestamp()"
 
 
-def db_now(offset_s: float | BindParameter[float] = 0.0) -> FunctionElement[datetime]:
-    """Return the SQL expression for the database's time, ``offset_s`` seconds from now."""
+def db_now(offset_s: float | BindParameter[float] | None = None) -> FunctionElement[datetime]:
+    """Return the SQL expression for the database's time, or for ``offset_s`` seconds from now."""
+    if offset_s is None:
+        return _Now()
     if not isinstance(offset_s, BindParameter):
         offset_s = bindparam("offset_s", offset_s, type_=Float, unique=True)
     return _Now(offset_s)

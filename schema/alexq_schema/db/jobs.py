@@ -16,7 +16,7 @@ because a state machine is checked by reading it whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from sqlalchemy import (
     Connection,
     Float,
     Insert,
-    Select,
+    Integer,
     String,
     Text,
     Update,
@@ -37,15 +37,28 @@ from sqlalchemy import (
     case,
     insert,
     literal,
+    null,
     or_,
     select,
     update,
 )
 
 from alexq_schema.db.clock import db_now
+from alexq_schema.db.rows import (
+    IS_ENDED,
+    IS_QUEUED,
+    IS_RUNNING,
+    among,
+    is_in,
+    is_still_in,
+    json_text,
+    literal_state,
+    locked,
+)
 from alexq_schema.db.tables import Job, JobEvent, Worker
 from alexq_schema.errors import DeadlineError, WorkerCrashedError
 from alexq_schema.job import JobState
+from alexq_schema.text import storable
 from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
 
 Id = TypeVar("Id", UUID, str)
@@ -54,7 +67,7 @@ SUSPECT_ATTEMPTS = 10
 """Claims after which a worker's death is charged to a suspect too."""
 
 IDS_PER_STATEMENT = 5_000
-"""Ids in one IN list, at most: SQLite and PostgreSQL bound the parameters of a statement."""
+"""Jobs that one transaction redrives, at most."""
 
 
 class JobEventKind(StrEnum):
@@ -84,6 +97,39 @@ class Ended:
     state: JobState
 
 
+_WORKER = bindparam("b_worker", type_=Job.worker_id.type)
+_IS_DUE = and_(
+    is_still_in(JobState.QUEUED),
+    or_(Job.retry_at.is_(None), Job.retry_at <= db_now()),
+    or_(Job.expires_at.is_(None), Job.expires_at > db_now()),
+)
+_IS_RETAKEN = and_(is_still_in(JobState.RUNNING), Job.worker_id == _WORKER)
+_CLAIM = (
+    update(Job)
+    .where(
+        Job.id.in_(
+            select(Job.id)
+            .where(among(Job.id, "b_ids"), or_(_IS_DUE, _IS_RETAKEN))
+            .with_for_update(skip_locked=True)  # PostgreSQL; two claims of the same ids cannot deadlock
+        )
+    )
+    .values(state=JobState.RUNNING, attempt=Job.attempt + 1, worker_id=_WORKER, claimed_at=db_now())
+    .returning(
+        Job.id,
+        Job.attempt,
+        Job.submission_id,
+        Job.task,
+        Job.source,
+        Job.image_key,
+        Job.errors,
+        Job.crashes,
+        Job.position,
+        Job.expires_at,
+        case((Job.expires_at.is_not(None), db_now())).label("now"),
+    )
+)
+
+
 def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> list[Claim]:
     """Take those of ``job_ids`` that are queued and due; the others are done, or another worker's.
 
@@ -93,36 +139,7 @@ def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> l
     Returns:
         The claimed jobs in queue order.
     """
-    is_due = and_(
-        Job.state == JobState.QUEUED,
-        or_(Job.retry_at.is_(None), Job.retry_at <= db_now()),
-        or_(Job.expires_at.is_(None), Job.expires_at > db_now()),
-    )
-    is_mine = and_(Job.state == JobState.RUNNING, Job.worker_id == worker_id)
-    takeable = (
-        select(Job.id)
-        .where(Job.id.in_(job_ids), or_(is_due, is_mine))
-        .with_for_update(skip_locked=True)  # PostgreSQL; two claims of the same ids cannot deadlock
-    )
-    statement = (
-        update(Job)
-        .where(Job.id.in_(takeable))
-        .values(state=JobState.RUNNING, attempt=Job.attempt + 1, worker_id=worker_id, claimed_at=db_now())
-        .returning(
-            Job.id,
-            Job.attempt,
-            Job.submission_id,
-            Job.task,
-            Job.source,
-            Job.image_key,
-            Job.errors,
-            Job.crashes,
-            Job.position,
-            Job.expires_at,
-            case((Job.expires_at.is_not(None), db_now())).label("now"),
-        )
-    )
-    rows = connection.execute(statement).all()
+    rows = connection.execute(_CLAIM, {"b_ids": job_ids, "b_worker": worker_id}).all()
     ordered = sorted(rows, key=lambda row: (row.submission_id or row.id, row.position))
     return [
         Claim(
@@ -140,140 +157,15 @@ def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> l
     ]
 
 
-def _is_mine(worker_id: UUID) -> ColumnElement[bool]:
-    """Return the fence: one job, by ``job``, whose attempt ``held`` is still held by ``worker_id``."""
-    return and_(
-        Job.id == bindparam("job"),
-        Job.attempt == bindparam("held"),
-        Job.worker_id == worker_id,
-        Job.state == JobState.RUNNING,
-    )
+_IS_MINE = and_(
+    Job.id == bindparam("b_job", type_=Job.id.type),
+    Job.attempt == bindparam("b_held", type_=Integer),
+    Job.worker_id == _WORKER,
+    is_still_in(JobState.RUNNING),
+)
+"""The fence: one job whose attempt is still held by the worker."""
 
-
-def _mine(worker_id: UUID) -> Update:
-    return update(Job).where(_is_mine(worker_id))
-
-
-def _held(claim: Claim) -> dict[str, Any]:
-    return {"job": claim.job_id, "held": claim.attempt}
-
-
-def commit(
-    connection: Connection,
-    outcomes: Sequence[Outcome],
-    *,
-    worker_id: UUID,
-    model_id: int,
-    limits: Limits,
-    pause_s: Callable[[int], float],
-) -> int:
-    """Write what became of claimed jobs: one statement for each kind of outcome.
-
-    Args:
-        pause_s: how long a job rests after its so-manyeth error of ours.
-
-    Returns:
-        Rows written; fewer than ``outcomes`` when the fence refused some.
-    """
-    outcomes = sorted(outcomes, key=lambda o: o.claim.job_id)  # rows are locked in the order of their ids
-    succeeded = [o for o in outcomes if isinstance(o, Succeeded)]
-    failed = [o for o in outcomes if isinstance(o, Failed)]
-    errored = [o for o in outcomes if isinstance(o, Errored)]
-    crashed = [o for o in outcomes if isinstance(o, Crashed)]
-    late = [o for o in outcomes if isinstance(o, Late)]
-    mine = _mine(worker_id)
-    written = 0
-    if succeeded:
-        written += _write(connection, _succeed(mine, model_id), map(_success, succeeded))
-    if failed:
-        written += _write(connection, _fail(mine), map(_error, failed))
-    if errored:
-        rows = [
-            {
-                **_error(outcome),
-                "b_final": not outcome.is_retryable,
-                "b_pause_s": pause_s(outcome.claim.errors + 1),
-            }
-            for outcome in errored
-        ]
-        connection.execute(_record_mine(worker_id, JobEventKind.ERRORED), rows)
-        written += _write(connection, _error_back_or_dead(mine, limits.max_attempts), rows)
-    if crashed:
-        rows = [_error(outcome) for outcome in crashed]
-        connection.execute(_record_mine(worker_id, JobEventKind.CRASHED), rows)
-        written += _write(connection, _crash_back_or_dead(mine, limits.max_crashes), rows)
-    if late:
-        written += _write(connection, mine.values(**_EXPIRED), (_held(o.claim) for o in late))
-    return written
-
-
-_EXPIRED: dict[str, Any] = {
-    "state": JobState.EXPIRED,
-    "finished_at": db_now(),
-    "error_code": DeadlineError.code,
-    "error_detail": "no worker was free in time to do it by its deadline: submit again, or add workers",
-}
-
-
-def _succeed(mine: Update, model_id: int) -> Update:
-    return mine.values(
-        state=JobState.SUCCEEDED,
-        finished_at=db_now(),
-        model_id=model_id,
-        label=bindparam("b_label"),
-        probability=bindparam("b_probability"),
-        predictions=bindparam("b_predictions", type_=Job.predictions.type),
-        decode_s=bindparam("b_decode_s"),
-        forward_s=bindparam("b_forward_s"),
-        batch_size=bindparam("b_batch_size"),
-        error_code=None,
-        error_detail=None,
-    )
-
-
-def _success(outcome: Succeeded) -> dict[str, Any]:
-    return {
-        **_held(outcome.claim),
-        "b_label": outcome.predictions[0].label[:255],
-        "b_probability": outcome.predictions[0].probability,
-        "b_predictions": [p.model_dump(exclude={"rank"}) for p in outcome.predictions],
-        "b_decode_s": outcome.decode_s,
-        "b_forward_s": outcome.forward_s,
-        "b_batch_size": outcome.batch_size,
-    }
-
-
-_GIVEN_ERROR: dict[str, Any] = {"error_code": bindparam("b_code"), "error_detail": bindparam("b_detail")}
-
-
-def _fail(mine: Update) -> Update:
-    return mine.values(state=JobState.FAILED, finished_at=db_now(), **_GIVEN_ERROR)
-
-
-def _error_back_or_dead(mine: Update, max_attempts: int) -> Update:
-    is_last = or_(Job.errors + 1 >= max_attempts, bindparam("b_final", type_=Boolean))
-    pause = db_now(bindparam("b_pause_s", type_=Float))
-    return mine.values(
-        **_back_or_dead(is_last),
-        errors=Job.errors + 1,
-        retry_at=case((is_last, None), else_=pause),
-        **_GIVEN_ERROR,
-    )
-
-
-def _crash_back_or_dead(mine: Update, max_crashes: int) -> Update:
-    return mine.values(
-        **_back_or_dead(Job.crashes + 1 >= max_crashes), crashes=Job.crashes + 1, **_GIVEN_ERROR
-    )
-
-
-def _error(outcome: Failed | Errored | Crashed) -> dict[str, Any]:
-    return {**_held(outcome.claim), "b_code": outcome.code, "b_detail": storable(outcome.detail)}
-
-
-def storable(text: str) -> str:
-    """Return ``text`` without what PostgreSQL cannot store: NUL, and file names that are not UTF-8."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+_MINE = update(Job).where(_IS_MINE)
 
 
 def _back_or_dead(is_last: ColumnElement[bool]) -> dict[str, Any]:
@@ -285,11 +177,14 @@ def _back_or_dead(is_last: ColumnElement[bool]) -> dict[str, Any]:
     }
 
 
-def _write(connection: Connection, statement: Update, rows: Iterable[dict[str, Any]]) -> int:
-    return connection.execute(statement, list(rows)).rowcount
+def _record(kind: JobEventKind, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> Insert:
+    """Return the INSERT of an event for each job that matches, its row locked."""
+    columns = {"at": db_now(), "kind": literal(kind.value, String), **values}
+    chosen = select(*columns.values()).where(*conditions).order_by(Job.id).with_for_update()
+    return insert(JobEvent).from_select(list(columns), chosen)
 
 
-def _record_mine(worker_id: UUID, kind: JobEventKind) -> Insert:
+def _record_mine(kind: JobEventKind) -> Insert:
     """Return the INSERT of an event for one job that is about to be written, under the same fence."""
     values: dict[str, Any] = {
         "job_id": Job.id,
@@ -298,14 +193,119 @@ def _record_mine(worker_id: UUID, kind: JobEventKind) -> Insert:
         "code": bindparam("b_code", type_=String),
         "detail": bindparam("b_detail", type_=Text),
     }
-    return _record(kind, values, _is_mine(worker_id))
+    return _record(kind, values, _IS_MINE)
 
 
-def _record(kind: JobEventKind, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> Insert:
-    """Return the INSERT of an event for each job that matches, its row locked."""
-    columns = {"at": db_now(), "kind": literal(kind.value, String), **values}
-    chosen = select(*columns.values()).where(*conditions).order_by(Job.id).with_for_update()
-    return insert(JobEvent).from_select(list(columns), chosen)
+_GIVEN_ERROR: dict[str, Any] = {"error_code": bindparam("b_code"), "error_detail": bindparam("b_detail")}
+_EXPIRED: dict[str, Any] = {
+    "state": JobState.EXPIRED,
+    "finished_at": db_now(),
+    "error_code": DeadlineError.code,
+    "error_detail": "no worker was free in time to do it by its deadline: submit again, or add workers",
+}
+_SUCCEED = _MINE.values(
+    state=literal_state(JobState.SUCCEEDED),
+    finished_at=db_now(),
+    model_id=bindparam("b_model"),
+    label=bindparam("b_label"),
+    probability=bindparam("b_probability"),
+    predictions=json_text("b_predictions"),
+    decode_s=bindparam("b_decode_s"),
+    forward_s=bindparam("b_forward_s"),
+    batch_size=bindparam("b_batch_size"),
+    error_code=null(),
+    error_detail=null(),
+)
+_IS_LAST_ERROR = or_(
+    Job.errors + 1 >= bindparam("b_max_attempts", type_=Integer), bindparam("b_final", type_=Boolean)
+)
+_ERROR_BACK_OR_DEAD = _MINE.values(
+    **_back_or_dead(_IS_LAST_ERROR),
+    errors=Job.errors + 1,
+    retry_at=case((_IS_LAST_ERROR, None), else_=db_now(bindparam("b_pause_s", type_=Float))),
+    **_GIVEN_ERROR,
+)
+_CRASH_BACK_OR_DEAD = _MINE.values(
+    **_back_or_dead(Job.crashes + 1 >= bindparam("b_max_crashes", type_=Integer)),
+    crashes=Job.crashes + 1,
+    **_GIVEN_ERROR,
+)
+_WRITES: dict[type[Outcome], tuple[Insert | Update, ...]] = {
+    Succeeded: (_SUCCEED,),
+    Failed: (_MINE.values(state=JobState.FAILED, finished_at=db_now(), **_GIVEN_ERROR),),
+    Errored: (_record_mine(JobEventKind.ERRORED), _ERROR_BACK_OR_DEAD),
+    Crashed: (_record_mine(JobEventKind.CRASHED), _CRASH_BACK_OR_DEAD),
+    Late: (_MINE.values(**_EXPIRED),),
+}
+"""What is executed for each kind of outcome; the last one moves the job."""
+_LOCK = locked(among(Job.id, "b_ids"))
+
+
+def commit(
+    connection: Connection,
+    outcomes: Sequence[Outcome],
+    *,
+    worker_id: UUID,
+    model_id: int,
+    limits: Limits,
+    pause_s: Callable[[int], float],
+) -> int:
+    """Write what became of claimed jobs: the same few statements, however many jobs.
+
+    Args:
+        pause_s: how long a job rests after its so-manyeth error of ours.
+
+    Returns:
+        Rows written; fewer than ``outcomes`` when the fence refused some.
+    """
+    rows: dict[type[Outcome], list[dict[str, Any]]] = {}
+    for outcome in sorted(outcomes, key=lambda o: o.claim.job_id):
+        row = _held(outcome.claim, worker_id) | _what_became(outcome, model_id, limits, pause_s)
+        rows.setdefault(type(outcome), []).append(row)
+    if len(rows) > 1:  # a kind's own rows are locked in the order of their ids; so must be those of all
+        connection.execute(_LOCK, {"b_ids": [outcome.claim.job_id for outcome in outcomes]})
+    return sum(
+        [connection.execute(statement, rows[kind]).rowcount for statement in _WRITES[kind]][-1]
+        for kind in rows
+    )
+
+
+def _held(claim: Claim, worker_id: UUID) -> dict[str, Any]:
+    return {"b_job": claim.job_id, "b_held": claim.attempt, "b_worker": worker_id}
+
+
+def _what_became(
+    outcome: Outcome, model_id: int, limits: Limits, pause_s: Callable[[int], float]
+) -> dict[str, Any]:
+    """Return what the statements of this kind of outcome need beside the fence."""
+    match outcome:
+        case Succeeded():
+            return {
+                "b_model": model_id,
+                "b_label": outcome.predictions.label[:255],
+                "b_probability": outcome.predictions.probability,
+                "b_predictions": outcome.predictions.json,
+                "b_decode_s": outcome.decode_s,
+                "b_forward_s": outcome.forward_s,
+                "b_batch_size": outcome.batch_size,
+            }
+        case Late():
+            return {}
+    error = {"b_code": outcome.code, "b_detail": storable(outcome.detail)}
+    match outcome:
+        case Failed():
+            return error
+        case Errored():
+            return error | {
+                "b_final": not outcome.is_retryable,
+                "b_pause_s": pause_s(outcome.claim.errors + 1),
+                "b_max_attempts": limits.max_attempts,
+            }
+        case Crashed():
+            return error | {"b_max_crashes": limits.max_crashes}
+
+
+_RELEASE = _MINE.values(state=JobState.QUEUED, attempt=Job.attempt - 1, worker_id=None, claimed_at=None)
 
 
 def release(connection: Connection, claims: Sequence[Claim], *, worker_id: UUID) -> int:
@@ -315,10 +315,8 @@ def release(connection: Connection, claims: Sequence[Claim], *, worker_id: UUID)
     """
     if not claims:
         return 0
-    statement = _mine(worker_id).values(
-        state=JobState.QUEUED, attempt=Job.attempt - 1, worker_id=None, claimed_at=None
-    )
-    return _write(connection, statement, sorted(map(_held, claims), key=lambda row: row["job"]))
+    rows = [_held(claim, worker_id) for claim in sorted(claims, key=lambda claim: claim.job_id)]
+    return connection.execute(_RELEASE, rows).rowcount
 
 
 def return_silent(connection: Connection, *, silent_after_s: float, limits: Limits) -> list[Ended]:
@@ -340,7 +338,7 @@ def return_silent(connection: Connection, *, silent_after_s: float, limits: Limi
     )
     theirs = (
         select(Job.id)
-        .where(Job.state == JobState.RUNNING, Job.worker_id.in_(gone))
+        .where(IS_RUNNING, Job.worker_id.in_(gone))
         .order_by(Job.id)
         .with_for_update(skip_locked=True)
     )
@@ -374,7 +372,7 @@ def expire(connection: Connection, *, limit: int) -> list[Ended]:
     """End up to ``limit`` queued jobs whose deadline has passed."""
     late = (
         select(Job.id)
-        .where(Job.state == JobState.QUEUED, Job.expires_at.is_not(None), Job.expires_at <= db_now())
+        .where(IS_QUEUED, Job.expires_at.is_not(None), Job.expires_at <= db_now())
         .order_by(Job.expires_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -383,23 +381,22 @@ def expire(connection: Connection, *, limit: int) -> list[Ended]:
     return [Ended(row.id, row.submission_id, JobState.EXPIRED) for row in connection.execute(statement)]
 
 
+_CANCEL = (
+    update(Job)
+    .where(Job.id.in_(locked(among(Job.id, "b_ids"), ~IS_ENDED)))
+    .values(state=JobState.CANCELLED, finished_at=db_now())
+    .returning(Job.submission_id, Job.id)
+)
+
+
 def cancel(connection: Connection, job_ids: Sequence[UUID]) -> list[tuple[UUID | None, UUID]]:
     """Cancel those that are not terminal: a queued job at once, a running one's result is discarded.
 
     Returns:
         (submission id, job id) of each that was cancelled.
     """
-    cancelled: list[tuple[UUID | None, UUID]] = []
-    for chunk in chunks(job_ids):
-        chosen = locked(Job.id.in_(chunk), Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
-        statement = (
-            update(Job)
-            .where(Job.id.in_(chosen))
-            .values(state=JobState.CANCELLED, finished_at=db_now())
-            .returning(Job.submission_id, Job.id)
-        )
-        cancelled += [(row.submission_id, row.id) for row in connection.execute(statement)]
-    return cancelled
+    rows = connection.execute(_CANCEL, {"b_ids": job_ids})
+    return [(row.submission_id, row.id) for row in rows]
 
 
 def redrive(
@@ -423,15 +420,16 @@ def redrive(
     Returns:
         Those queued again; with ``limit`` of them there may be more.
     """
-    conditions = [Job.state == JobState.DEAD]
+    conditions = [is_in(JobState.DEAD)]
     if job_ids is not None:
-        conditions.append(Job.id.in_(job_ids))
+        conditions.append(among(Job.id, "b_asked"))
     if error_code is not None:
         conditions.append(Job.error_code == error_code)
     if submission_id is not None:
         conditions.append(Job.submission_id == submission_id)
-    chosen = list(connection.execute(locked(*conditions).limit(limit)).scalars())
-    are_chosen = Job.id.in_(chosen)
+    asked = {"b_asked": job_ids} if job_ids is not None else {}
+    chosen = {"b_ids": list(connection.execute(locked(*conditions).limit(limit), asked).scalars())}
+    are_chosen = among(Job.id, "b_ids")
     past = {
         "job_id": Job.id,
         "attempt": Job.attempt,
@@ -440,7 +438,7 @@ def redrive(
         "detail": Job.error_detail,
         "actor": literal(storable(actor)[:255], String),
     }
-    connection.execute(_record(JobEventKind.REDRIVEN, past, are_chosen))
+    connection.execute(_record(JobEventKind.REDRIVEN, past, are_chosen), chosen)
     connection.execute(
         update(Job)
         .where(are_chosen)
@@ -454,17 +452,13 @@ def redrive(
             published_at=None,
             error_code=None,
             error_detail=None,
-        )
+        ),
+        chosen,
     )
-    return chosen
-
-
-def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:
-    """Return the ids of matching jobs, their rows locked in order so that writers cannot deadlock."""
-    return select(Job.id).where(*conditions).order_by(Job.id).with_for_update()
+    return chosen["b_ids"]
 
 
 def chunks(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
-    """Yield ``ids`` in parts that fit into one statement on every database."""
+    """Yield ``ids`` in parts, for a transaction each."""
     for start in range(0, len(ids), IDS_PER_STATEMENT):
         yield ids[start : start + IDS_PER_STATEMENT]

@@ -1,15 +1,19 @@
-"""Which queued jobs need a message: the doorbell's side of the table. No job changes its state here."""
+"""Which queued jobs need a message: the doorbell's side of the table. No job changes its state here.
+
+Every statement reads a range of the index ``ix_jobs_unclaimed``: a healthy backlog is not looked at.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Update, bindparam, func, select, update
 
-from alexq_schema.db.clock import db_now
-from alexq_schema.db.jobs import chunks, locked
+from alexq_schema.db.clock import UtcDateTime, db_now, now
+from alexq_schema.db.rows import IS_QUEUED, IS_RUNNING, among, is_still_in, locked
 from alexq_schema.db.tables import Job, Sweeper
 from alexq_schema.job import JobState
 from alexq_schema.names import TASK_CLASSIFY_JOBS, Lane
@@ -22,6 +26,35 @@ LOST_AFTER_S = 10.0
 """Age of a queued job's last message at which its lane's empty queue proves the message lost."""
 
 
+def _take(*conditions: ColumnElement[bool]) -> Update:
+    """Return the UPDATE that publishes up to ``b_limit`` jobs of the lane ``b_lane``, oldest first."""
+    chosen = (
+        select(Job.id)
+        .where(IS_QUEUED, Job.lane == bindparam("b_lane"), *conditions)
+        .order_by(Job.published_at, Job.retry_at, Job.id)  # as the index has them
+        .limit(bindparam("b_limit", type_=Integer))
+        .with_for_update(skip_locked=True)
+    )
+    return (
+        update(Job)
+        .where(Job.id.in_(chosen))
+        .values(published_at=db_now())
+        .returning(Job.id, Job.task, Job.lane)
+    )
+
+
+_TAKE_MARKED = _take(Job.published_at.is_(None), Job.retry_at.is_(None))
+_TAKE_RESTED = _take(Job.published_at.is_(None), Job.retry_at <= db_now())
+_TAKE_LOST = _take(Job.published_at < bindparam("b_before", type_=UtcDateTime()))
+
+# A job of Celery's own door counts as published when its message arrives: it overtakes nobody.
+_NEWEST_RUNNING = (
+    select(Job.lane, func.max(Job.published_at).label("newest"))
+    .where(IS_RUNNING, Job.task == TASK_CLASSIFY_JOBS, Job.published_at.is_not(None))
+    .group_by(Job.lane)
+)
+
+
 def take_unpublished(
     connection: Connection,
     *,
@@ -29,7 +62,7 @@ def take_unpublished(
     emptied: Collection[Lane] = (),
     lost_after_s: float = LOST_AFTER_S,
 ) -> list[tuple[UUID, str, Lane]]:
-    """Mark up to ``limit`` queued jobs that need a message as published now, oldest first.
+    """Mark up to ``limit`` queued jobs that need a message as published now, a lane's oldest first.
 
     Those are the jobs that were marked so and are due, and those whose message is provably lost:
     published before Redis lost its data (see :mod:`alexq_schema.db.sweeper`), or overtaken by jobs
@@ -42,40 +75,41 @@ def take_unpublished(
     Returns:
         (job id, task name, lane) of each; publish them, or call :func:`mark_unpublished`.
     """
-    is_due = or_(Job.retry_at.is_(None), Job.retry_at <= db_now())
-    began_at = select(Sweeper.queue_epoch_began_at).scalar_subquery()
-    reasons: list[ColumnElement[bool]] = [
-        and_(Job.published_at.is_(None), is_due),
-        Job.published_at < began_at,
+    lost_before = _lost_before(connection, emptied, timedelta(seconds=lost_after_s))
+    taken: list[tuple[UUID, str, Lane]] = []
+    for lane in Lane:
+        steps: list[tuple[Update, dict[str, Any]]] = [(_TAKE_MARKED, {}), (_TAKE_RESTED, {})]
+        if lane in lost_before:
+            steps.insert(0, (_TAKE_LOST, {"b_before": lost_before[lane]}))
+        for statement, values in steps:
+            rows = connection.execute(statement, {"b_lane": lane, "b_limit": limit - len(taken), **values})
+            taken += [(row.id, row.task, Lane(row.lane)) for row in rows]
+    return sorted(taken)
+
+
+def _lost_before(
+    connection: Connection, emptied: Collection[Lane], lost_after: timedelta
+) -> dict[Lane, datetime]:
+    """Return for each lane the time before which every message that was published is lost, if any is."""
+    proofs: list[tuple[Lane, datetime]] = [
+        (Lane(row.lane), row.newest - OVERTAKEN_BY) for row in connection.execute(_NEWEST_RUNNING)
     ]
-    reasons += [and_(Job.lane == lane, Job.published_at < db_now(-lost_after_s)) for lane in emptied]
-    # A job of Celery's own door counts as published when its message arrives: it overtakes nobody.
-    running = (
-        select(Job.lane, func.max(Job.published_at))
-        .where(Job.state == JobState.RUNNING, Job.task == TASK_CLASSIFY_JOBS)
-        .group_by(Job.lane)
-    )
-    for lane, newest in connection.execute(running):
-        if newest is not None:
-            reasons.append(and_(Job.lane == lane, Job.published_at < newest - OVERTAKEN_BY))
-    chosen = (
-        select(Job.id)
-        .where(Job.state == JobState.QUEUED, or_(*reasons))
-        .order_by(Job.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    statement = (
-        update(Job)
-        .where(Job.id.in_(chosen))
-        .values(published_at=db_now())
-        .returning(Job.id, Job.task, Job.lane)
-    )
-    return sorted((row.id, row.task, Lane(row.lane)) for row in connection.execute(statement))
+    began_at = connection.execute(select(Sweeper.queue_epoch_began_at)).scalar_one()
+    if began_at is not None:
+        proofs += [(lane, began_at) for lane in Lane]
+    if emptied:
+        this_time = now(connection)
+        proofs += [(lane, this_time - lost_after) for lane in emptied]
+    return {lane: max(at for proved, at in proofs if proved is lane) for lane, _ in proofs}
+
+
+_MARK = (
+    update(Job)
+    .where(Job.id.in_(locked(among(Job.id, "b_ids"), is_still_in(JobState.QUEUED))))
+    .values(published_at=None)
+)
 
 
 def mark_unpublished(connection: Connection, job_ids: Sequence[UUID]) -> None:
     """Note that these jobs' messages did not go out; the sweeper publishes them."""
-    for chunk in chunks(job_ids):
-        chosen = locked(Job.id.in_(chunk), Job.state == JobState.QUEUED)
-        connection.execute(update(Job).where(Job.id.in_(chosen)).values(published_at=None))
+    connection.execute(_MARK, {"b_ids": job_ids})

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, insert
 
 from alexq_schema.db.clock import db_now
-from alexq_schema.db.jobs import storable
 from alexq_schema.db.tables import RefusedMessage
+from alexq_schema.text import storable
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, true
 
-from alexq_schema.db.clock import db_now
-from alexq_schema.db.jobs import chunks
+from alexq_schema.db.clock import db_now, now
+from alexq_schema.db.rows import IS_ENDED, among
 from alexq_schema.db.tables import Job, RefusedMessage, Submission
-from alexq_schema.job import TERMINAL_STATES, JobState
+from alexq_schema.ids import first_id_at
+from alexq_schema.job import JobState
 
 
 def delete_old(connection: Connection, *, older_than_s: float, limit: int) -> int:
-    """Delete up to ``limit`` jobs accepted before that and ended, with their history; return how many.
+    """Delete up to ``limit`` jobs that ended before that, with their history; return how many.
 
-    Submissions that are empty by then go too, and notes of refused messages of that age.
+    Submissions of that age that are empty by then go too, and notes of refused messages.
     """
-    limit_at = db_now(-older_than_s)
+    limit_at = now(connection) - timedelta(seconds=older_than_s)
     old = (
         select(Job.id)
-        .where(Job.created_at < limit_at, Job.state.in_(TERMINAL_STATES))
-        .order_by(Job.created_at)
+        .where(Job.finished_at < limit_at)
+        .order_by(Job.finished_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
     deleted = connection.execute(delete(Job).where(Job.id.in_(old))).rowcount
     has_jobs = exists().where(Job.submission_id == Submission.id)
-    empty = select(Submission.id).where(Submission.created_at < limit_at, ~has_jobs).limit(limit)
-    connection.execute(delete(Submission).where(Submission.id.in_(empty)))
+    # By their ids, which are made in the order of time: only the old ones are looked at.
+    connection.execute(delete(Submission).where(Submission.id < first_id_at(limit_at), ~has_jobs))
     connection.execute(delete(RefusedMessage).where(RefusedMessage.at < limit_at))
     return deleted
 
@@ -41,12 +43,7 @@ def needed_images(connection: Connection, keys: Sequence[str], *, keep_s: float 
     """
     is_needed: ColumnElement[bool] = true()
     if keep_s is not None:
-        is_live = or_(Job.state.not_in(TERMINAL_STATES), Job.state == JobState.DEAD)
+        is_live = or_(~IS_ENDED, Job.state == JobState.DEAD)
         is_needed = or_(is_live, Job.finished_at >= db_now(-keep_s))
-    return {
-        key
-        for chunk in chunks(keys)
-        for key in connection.execute(
-            select(Job.image_key).where(Job.image_key.in_(chunk), is_needed).distinct()
-        ).scalars()
-    }
+    statement = select(Job.image_key).where(among(Job.image_key, "b_keys"), is_needed).distinct()
+    return set(connection.execute(statement, {"b_keys": keys}).scalars())

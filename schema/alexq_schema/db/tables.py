@@ -13,6 +13,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from alexq_schema.db.clock import UtcDateTime
 
 
+def _partial(name: str, *columns: str, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class Base(DeclarativeBase):
     """Declares how Python types are stored."""
 
@@ -115,30 +119,18 @@ class Job(Base):
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_detail: Mapped[str | None] = mapped_column(Text)
 
+    # Each change of an index costs every job that is served; of these, one serves every statement. Rows
+    # enter and leave those of waiting and running jobs; the rest is written once, when a job is accepted
+    # (submission, image) or ends.
     __table_args__ = (
-        Index("ix_jobs_state", "state", "id"),
-        Index("ix_jobs_submission", "submission_id", "state"),
-        Index("ix_jobs_label", "label", "finished_at"),
-        Index("ix_jobs_created", "created_at"),
-        Index(
-            "ix_jobs_queued",
-            "published_at",
-            sqlite_where=text("state = 'queued'"),
-            postgresql_where=text("state = 'queued'"),
-        ),
-        Index(
-            "ix_jobs_running",
-            "worker_id",
-            sqlite_where=text("state = 'running'"),
-            postgresql_where=text("state = 'running'"),
-        ),
-        Index(
-            "ix_jobs_expiring",
-            "expires_at",
-            sqlite_where=text("state = 'queued' AND expires_at IS NOT NULL"),
-            postgresql_where=text("state = 'queued' AND expires_at IS NOT NULL"),
-        ),
+        Index("ix_jobs_in_submission", "submission_id", "id"),
         Index("ix_jobs_image", "image_key"),
+        _partial("ix_jobs_unclaimed", "lane", "published_at", "retry_at", "id", where="state = 'queued'"),
+        _partial("ix_jobs_expiring", "expires_at", where="state = 'queued' AND expires_at IS NOT NULL"),
+        _partial("ix_jobs_running", "worker_id", where="state = 'running'"),
+        _partial("ix_jobs_ended", "state", "id", where="state NOT IN ('queued', 'running')"),
+        _partial("ix_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
+        _partial("ix_jobs_labelled", "label", "id", where="label IS NOT NULL"),
     )
 
 

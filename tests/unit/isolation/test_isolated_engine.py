@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -152,10 +153,10 @@ def test_a_suspect_that_is_fine_gives_what_the_resident_engine_gives(
         assert outcome.batch_size == 1
         assert outcome.decode_s > 0
         assert outcome.forward_s > 0
-        assert [p.rank for p in outcome.predictions] == [1, 2, 3, 4, 5]
-        assert [p.index for p in outcome.predictions] == indices.tolist()
-        assert [p.label for p in outcome.predictions] == [engine.labels[index] for index in indices]
-        assert np.allclose([p.probability for p in outcome.predictions], probabilities, atol=1e-4)
+        predictions = json.loads(outcome.predictions.json)
+        assert [p["index"] for p in predictions] == indices.tolist()
+        assert [p["label"] for p in predictions] == [engine.labels[index] for index in indices]
+        assert np.allclose([p["probability"] for p in predictions], probabilities, atol=1e-4)
 
 
 def test_a_bad_image_fails_with_its_type(real: IsolatedEngine, claim_of: Callable[[bytes], Claim]) -> None:
@@ -259,7 +260,8 @@ def test_what_libraries_print_is_no_answer(
 ) -> None:
     outcome = isolated().classify(claim_of(b"chatter"))
     assert isinstance(outcome, Succeeded)
-    assert [(p.label, p.probability) for p in outcome.predictions] == [("label 3", 0.75), ("label 1", 0.25)]
+    predictions = json.loads(outcome.predictions.json)
+    assert [(p["label"], p["probability"]) for p in predictions] == [("label 3", 0.75), ("label 1", 0.25)]
 
 
 def test_an_answer_that_was_not_asked_for_is_not_taken_for_the_next_job(
@@ -273,7 +275,7 @@ def test_an_answer_that_was_not_asked_for_is_not_taken_for_the_next_job(
     eventually(hanging.exists)
     outcome = engine.classify(claim_of(photograph))
     assert isinstance(outcome, Succeeded)
-    assert outcome.predictions[0].label == "label 3"
+    assert outcome.predictions.label == "label 3"
 
 
 @pytest.mark.parametrize(

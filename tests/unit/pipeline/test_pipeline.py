@@ -20,9 +20,9 @@ from alexq_schema.errors import (
     ImageNotFoundError,
 )
 from alexq_schema.ids import new_id
-from alexq_schema.job import Job, Prediction
+from alexq_schema.job import Job
 from alexq_schema.names import Lane
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, PredictionWriter, Succeeded
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pipeline.ports import Pixels
@@ -187,8 +187,8 @@ class Child:
                 return Errored(claim, "engine_failed", "the worker is stopping")
         if claim.image_key == "poison":
             return Crashed(claim, "SIGSEGV")
-        prediction = Prediction(rank=1, index=int(claim.image_key), label="grey", probability=1.0)
-        return Succeeded(claim, (prediction,), 0.0, 0.0, 1)
+        predictions = PredictionWriter(GreyEngine.labels).write([int(claim.image_key)], [1.0])
+        return Succeeded(claim, predictions, 0.0, 0.0, 1)
 
     def stop(self) -> None:
         self.is_stopped.set()
@@ -237,7 +237,7 @@ def test_each_job_gets_the_answer_to_its_own_image(rig: Rig) -> None:
     rig.submit(list(wanted)).result(10)
 
     got = {
-        job_id: outcome.predictions[0].index
+        job_id: int(outcome.predictions.label.removeprefix("grey "))
         for job_id, outcome in rig.table.outcomes.items()
         if isinstance(outcome, Succeeded)
     }
@@ -537,8 +537,8 @@ def test_an_interactive_job_overtakes_every_bulk_job_that_waits_for_a_decoder(ri
     single.result(10)
     bulk.result(10)
 
-    answered = [outcome.predictions[0].index for outcome in rig.table.outcomes.values()]  # type: ignore[union-attr]
-    assert answered.index(2) <= MAX_BATCH  # in the first batch, or right after it
+    answered = [outcome.predictions.label for outcome in rig.table.outcomes.values()]  # type: ignore[union-attr]
+    assert answered.index("grey 2") <= MAX_BATCH  # in the first batch, or right after it
 
 
 def test_a_full_bulk_lane_leaves_room_for_interactive_messages(rig: Rig) -> None:

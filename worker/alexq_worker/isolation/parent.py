@@ -18,8 +18,16 @@ import time
 from collections.abc import Callable, Sequence
 
 from alexq_schema.errors import EngineError, WorkerCrashedError
-from alexq_schema.job import Prediction
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, Succeeded
+from alexq_schema.work import (
+    Claim,
+    Crashed,
+    Errored,
+    Failed,
+    Outcome,
+    Predictions,
+    PredictionWriter,
+    Succeeded,
+)
 from alexq_worker.isolation.messages import (
     Answer,
     Begun,
@@ -63,7 +71,8 @@ class IsolatedEngine:
     ) -> None:
         """Prepare to serve ``setup``, whose model version has these ``labels`` in class-index order."""
         self._setup = setup
-        self._labels = labels
+        self._classes = len(labels)
+        self._writer = PredictionWriter(labels)
         self._timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
         self._idle_s = idle_s
@@ -158,15 +167,10 @@ class IsolatedEngine:
             return Errored(claim, answer.code, answer.detail, answer.is_retryable)
         return Succeeded(claim, self._predictions(answer), answer.decode_s, answer.forward_s, batch_size=1)
 
-    def _predictions(self, answer: Classified) -> tuple[Prediction, ...]:
-        if len(answer.indices) != len(answer.probabilities) or max(answer.indices) >= len(self._labels):
+    def _predictions(self, answer: Classified) -> Predictions:
+        if len(answer.indices) != len(answer.probabilities) or max(answer.indices) >= self._classes:
             raise WorkerCrashedError("the process answered with classes that the model does not have")
-        return tuple(
-            Prediction(rank=rank, index=index, label=self._labels[index], probability=probability)
-            for rank, (index, probability) in enumerate(
-                zip(answer.indices, answer.probabilities, strict=True), start=1
-            )
-        )
+        return self._writer.write(answer.indices, answer.probabilities)
 
     def _lost(self, claim: Claim, error: EngineError | WorkerCrashedError) -> Outcome:
         """End the child, and return whose fault that is."""

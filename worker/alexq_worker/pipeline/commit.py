@@ -9,8 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from alexq_schema.errors import DeadlineError
-from alexq_schema.job import Prediction
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, PredictionWriter, Succeeded
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.ports import JobTable
 
@@ -61,7 +60,7 @@ class CommitStage:
     ) -> None:
         self._flow = flow
         self._table = table
-        self._labels = labels
+        self._predictions = PredictionWriter(labels)
         self._finished = finished
         self._on_committed = on_committed
 
@@ -112,11 +111,7 @@ class CommitStage:
         if isinstance(part, Ended):
             yield part.item, part.outcome
             return
-        for item, indices, probabilities in zip(
-            part.items, part.top.indices.tolist(), part.top.probabilities.tolist(), strict=True
-        ):
-            predictions = tuple(
-                Prediction(rank=rank, index=index, label=self._labels[index], probability=probability)
-                for rank, (index, probability) in enumerate(zip(indices, probabilities, strict=True), start=1)
-            )
+        top = zip(part.items, part.top.indices.tolist(), part.top.probabilities.tolist(), strict=True)
+        for item, indices, probabilities in top:
+            predictions = self._predictions.write(indices, probabilities)
             yield item, Succeeded(item.claim, predictions, item.decode_s, part.forward_s, len(part.items))

@@ -1,0 +1,165 @@
+"""What a statement costs does not grow with the backlog, nor with the jobs that have ended.
+
+Shown by the plans that the databases make: rows of ``jobs`` are reached by their ids or by a range of an
+index that holds only what is looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from alexq_schema.db import jobs, publishing, queries, retention
+from alexq_schema.db.session import Database
+from alexq_schema.job import JobState
+from alexq_schema.names import Lane
+from alexq_schema.work import Crashed, Errored, Failed
+from benchmarks.scale.load import insert_ended
+from tests.helpers.system import System, success
+
+BY_ID = {"jobs_pkey", "sqlite_autoindex_jobs_1"}
+
+
+@pytest.fixture
+def system(database: Database) -> System:
+    """Jobs that ended and jobs that wait, in numbers; PostgreSQL counted them when none waited."""
+    system = System(database)
+    with database.begin() as connection:
+        insert_ended(connection, 20_000)
+    count(database)
+    system.queue(2_000)
+    return system
+
+
+def count(database: Database) -> None:
+    """Let PostgreSQL know how many rows there are of which kind; SQLite's planner does not ask."""
+    if database.engine.dialect.name == "postgresql":
+        with database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql("ANALYZE jobs")
+
+
+@contextmanager
+def plans(database: Database) -> Iterator[list[str]]:
+    """Note the plan of every SELECT, UPDATE or DELETE of jobs."""
+    noted: list[str] = []
+    is_sqlite = database.engine.dialect.name == "sqlite"
+
+    def note(_conn: object, cursor: Any, statement: str, parameters: Any, _: object, is_many: bool) -> None:
+        if re.search(r"^(UPDATE|DELETE FROM|SELECT .*\sFROM) jobs\b", statement, re.DOTALL):
+            asked = parameters[0] if is_many else parameters
+            cursor.execute(f"EXPLAIN {'QUERY PLAN ' if is_sqlite else ''}{statement}", asked)
+            noted.append("\n".join(str(row[3 if is_sqlite else 0]) for row in cursor.fetchall()))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield noted
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+
+
+def ways(plan: str) -> set[str]:
+    """Return the indexes through which the plan reaches ``jobs``; the table itself where it is scanned."""
+    used = set(re.findall(r"\b(?:ix_jobs_\w+|jobs_pkey|sqlite_autoindex_jobs_1)\b", plan))
+    if re.search(r"Seq Scan on jobs\b|SCAN jobs(?! USING)", plan):
+        used.add("the whole table")
+    return used
+
+
+def expire(system: System) -> None:
+    with system.database.begin() as connection:
+        jobs.expire(connection, limit=100)
+
+
+def delete_old(system: System) -> None:
+    with system.database.begin() as connection:
+        retention.delete_old(connection, older_than_s=1e6, limit=100)
+
+
+def read(system: System) -> None:
+    job_ids = system.queue(64)
+    with system.database.read() as connection:
+        queries.finished(connection, job_ids)
+        queries.by_id(connection, job_ids)
+
+
+def list_ended(system: System) -> None:
+    with system.database.read() as connection:
+        queries.newest(connection, state=JobState.SUCCEEDED)
+
+
+def list_label(system: System) -> None:
+    with system.database.read() as connection:
+        queries.newest(connection, label="no such label")
+
+
+def redrive(system: System) -> None:
+    assert system.redrive() == []
+
+
+def cancel(system: System) -> None:
+    job_ids = system.queue(64)
+    with system.database.begin() as connection:
+        publishing.mark_unpublished(connection, job_ids)
+        jobs.cancel(connection, job_ids)
+
+
+def serve(system: System) -> None:
+    claims = system.claim(system.queue(64))
+    with system.database.begin() as connection:
+        jobs.release(connection, claims[60:], worker_id=system.worker)
+    one, two, three, *others = claims[:60]
+    ours = [Failed(one, "code", "why"), Errored(two, "code", "why"), Crashed(three, "why")]
+    assert system.commit([*ours, *map(success, others)]) == 60
+
+
+@pytest.mark.parametrize(
+    ("act", "index"),
+    [
+        (serve, None),
+        (read, None),
+        (cancel, None),
+        (redrive, "ix_jobs_ended"),
+        (list_ended, "ix_jobs_ended"),
+        (list_label, "ix_jobs_labelled"),
+        (lambda system: system.take_unpublished(emptied=list(Lane)), "ix_jobs_unclaimed"),
+        (System.return_silent, "ix_jobs_running"),
+        (expire, "ix_jobs_expiring"),
+        (delete_old, "ix_jobs_finished"),
+    ],
+    ids=["serve", "read", "cancel", "redrive", "list", "label", "publish", "silent", "expire", "delete"],
+)
+def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
+    system: System, act: Callable[[System], object], index: str | None
+) -> None:
+    if index:  # what looks for a kind of jobs needs a count of them; what goes by ids does not
+        system.claim(system.queue(64))
+        count(system.database)
+    expected = BY_ID | ({index} if index else set())
+    if index == "ix_jobs_unclaimed":
+        expected |= {"ix_jobs_running"}  # what overtook whom
+
+    with plans(system.database) as noted:
+        act(system)
+
+    assert noted
+    for plan in noted:
+        assert ways(plan) <= expected, plan
+    if index and "sqlite" in str(system.database.engine.url):
+        assert any(index in ways(plan) for plan in noted), "\n\n".join(noted)
+
+
+def test_the_sweeper_reads_a_range_of_the_waiting_jobs(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    with plans(database) as noted:
+        System(database).take_unpublished(emptied=list(Lane))
+    database.close()
+
+    ranges = [found for plan in noted for found in re.findall(r"ix_jobs_unclaimed \((.*)\)", plan)]
+    expected = ["lane=? AND published_at=? AND retry_at=?", "lane=? AND published_at=? AND retry_at<?"]
+    assert sorted(ranges) == sorted(len(Lane) * [*expected, "lane=? AND published_at<?"])
+    assert not any("TEMP B-TREE FOR ORDER BY" in plan for plan in noted if "ix_jobs_unclaimed" in plan)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -54,20 +54,29 @@ def database_url(postgres_url: str) -> str:
     return postgres_url
 
 
-def send(broker_url: str) -> AsyncResult:
-    """Send an image as somebody without alexq does."""
+@pytest.fixture
+def someone(broker_url: str) -> Iterator[Celery]:
+    """The app of a service without alexq."""
     app = Celery("someone", broker=broker_url, backend=broker_url, set_as_current=False)
+    yield app
+    app.backend.result_consumer.stop()
+    app.backend.client.close()
+    app.close()
+
+
+def send(someone: Celery) -> AsyncResult:
+    """Send an image."""
     image = base64.b64encode(encode(photo_crops(1)[0], "JPEG")).decode()
-    return app.send_task("alexq.classify_image", kwargs={"image_base64": image}, queue=QUEUE_CLASSIFY)
+    return someone.send_task("alexq.classify_image", kwargs={"image_base64": image}, queue=QUEUE_CLASSIFY)
 
 
 @pytest.mark.parametrize("suffered", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_message_that_woke_a_worker_is_anyones(
-    suffered: signal.Signals, start_worker: StartWorker, broker_url: str, client: redis.Redis
+    suffered: signal.Signals, start_worker: StartWorker, someone: Celery, client: redis.Redis
 ) -> None:
     first = start_worker(program=SUFFERS_WHEN_WOKEN.format(signal=int(suffered)))
     eventually(lambda: is_worker_waiting(client), what="it waits for a message")
-    result = send(broker_url)
+    result = send(someone)
     eventually(lambda: client.llen(SECOND_LIST) == 1, what="the broker woke it")
     if suffered == signal.SIGKILL:
         assert first.process.wait(20) == -signal.SIGKILL
@@ -81,9 +90,9 @@ def test_the_message_that_woke_a_worker_is_anyones(
 
 
 def test_messages_that_were_taken_and_not_looked_at_come_back(
-    start_worker: StartWorker, broker_url: str, client: redis.Redis
+    start_worker: StartWorker, someone: Celery, client: redis.Redis
 ) -> None:
-    results = [send(broker_url) for _ in range(5)]
+    results = [send(someone) for _ in range(5)]
     first = start_worker(program=DIES_WITH_ALL_TAKEN)
     assert first.process.wait(20) == -signal.SIGKILL
     assert client.hlen("unacked") == client.zcard("unacked_index") == 5

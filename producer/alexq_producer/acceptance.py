@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from uuid import UUID
 
 from celery import Celery
@@ -12,8 +13,9 @@ from kombu.exceptions import KombuError
 
 from alexq_producer.combining import Combining
 from alexq_schema.celery_settings import publish
-from alexq_schema.db import accept, publishing
+from alexq_schema.db import accept, idempotency, publishing
 from alexq_schema.db.accept import NewSubmission
+from alexq_schema.db.idempotency import Claim
 from alexq_schema.db.session import Database
 from alexq_schema.errors import DatabaseUnavailableError
 from alexq_schema.images import ImageStore, Staging
@@ -26,6 +28,7 @@ log = logging.getLogger("alexq.producer")
 class _Request:
     submission: NewSubmission
     staging: Staging
+    claim: Claim | None
 
 
 class Acceptance:
@@ -37,22 +40,34 @@ class Acceptance:
         self._celery = celery
         self._accept_together = Combining(self._accept)
 
-    def accept(self, submission: NewSubmission, staging: Staging) -> None:
+    def accept(self, submission: NewSubmission, staging: Staging, claim: Claim | None = None) -> bool:
         """Return when the submission is accepted, whole: on disk, and its messages sent or marked as due.
+
+        Args:
+            claim: the idempotency key that it is to be known by from the same moment on.
+
+        Returns:
+            False: its key stands for another submission already, and nothing was accepted.
 
         Raises:
             ImageStoreError, DatabaseUnavailableError: nothing was accepted.
         """
-        self._accept_together(_Request(submission, staging))
+        return self._accept_together(_Request(submission, staging, claim))
 
-    def _accept(self, requests: Sequence[_Request]) -> list[None]:
+    def _accept(self, requests: Sequence[_Request]) -> list[bool]:
         self._images.publish([request.staging for request in requests])
-        submissions = [request.submission for request in requests]
-        # One transaction: a submission is accepted whole or not at all.
+        claims = [request.claim for request in requests if request.claim is not None]
+        # One transaction: a submission is accepted whole, with its key, or not at all.
         with self._database.begin() as connection:
-            accept.add(connection, submissions)
-        self._publish(submissions)
-        return [None] * len(requests)
+            claimed = idempotency.claim(connection, claims)
+            is_accepted = [
+                request.claim is None or request.claim.submission_id in claimed for request in requests
+            ]
+            accepted = [request.submission for request in compress(requests, is_accepted)]
+            if accepted:
+                accept.add(connection, accepted)
+        self._publish(accepted)
+        return is_accepted
 
     def _publish(self, submissions: Sequence[NewSubmission]) -> None:
         jobs = [

@@ -39,6 +39,8 @@ class NewSubmission:
     lane: Lane
     deadline_s: float | None = None
     """Those that no worker has begun by then, from now, expire; None waits for ever."""
+    tenant: str | None = None
+    """Whose it is, for what came over HTTP with an API key."""
 
 
 _NEW = {
@@ -60,7 +62,7 @@ def add(connection: Connection, submissions: Sequence[NewSubmission]) -> None:
     """
     connection.execute(
         insert(Submission).values(created_at=db_now()),
-        [{"id": one.submission_id, "total": len(one.jobs)} for one in submissions],
+        [{"id": one.submission_id, "total": len(one.jobs), "tenant": one.tenant} for one in submissions],
     )
     rows = [
         {

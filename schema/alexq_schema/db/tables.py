@@ -32,6 +32,10 @@ class Submission(Base):
     created_at: Mapped[datetime]
     total: Mapped[int]
     """Jobs accepted."""
+    tenant: Mapped[str | None] = mapped_column(String(64))
+    """Whose it is, for submissions that came over HTTP with an API key."""
+
+    __table_args__ = (Index("ix_submissions_tenant", "tenant", "id"),)
 
 
 class ModelVersion(Base):

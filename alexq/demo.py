@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from alexq.stack.environment import environment, require_monitor, require_worker
+from alexq.stack.environment import environment, require_gateway, require_monitor, require_worker
 from alexq.stack.process import tied_to_parent
 from alexq_schema.errors import AlexqError, StackError, StackNotRunningError
 from alexq_schema.job import Job, JobState, ModelRef
@@ -59,6 +59,7 @@ def run(data_dir: Path | None = None) -> int:
         AlexqError: a part could not be started, or did not finish in time.
     """
     require_worker()
+    require_gateway()
     require_monitor()
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     folder = (data_dir or Path(tempfile.mkdtemp(prefix="alexq-demo-"))).absolute()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from alexq.cli import doctor, jobs, models, stack
+from alexq.cli import doctor, gateway, jobs, models, stack
 from alexq_schema.errors import (
     AlexqError,
     MigrationError,
@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 stack.register(app)
 jobs.register(app)
+gateway.register(app)
 models.register(app)
 doctor.register(app)
 

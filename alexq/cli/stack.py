@@ -28,8 +28,11 @@ def up(
     monitor_port: Annotated[
         int | None, typer.Option(help="Port of the dashboard [ALEXQ_MONITOR_PORT].", show_default=False)
     ] = None,
+    gateway_port: Annotated[
+        int | None, typer.Option(help="Port of the HTTP gateway [ALEXQ_GATEWAY_PORT].", show_default=False)
+    ] = None,
 ) -> None:
-    """Run broker, database, worker and dashboard on this machine until Ctrl-C."""
+    """Run broker, database, worker, HTTP gateway and dashboard on this machine until Ctrl-C."""
     from alexq.stack.up import run
     from alexq_schema.settings import Settings
 
@@ -42,6 +45,7 @@ def up(
                 max_batch=max_batch,
                 model=model,
                 monitor_port=monitor_port,
+                gateway_port=gateway_port,
             )
         )
     )
@@ -66,7 +70,7 @@ def worker(
 
     require_worker()
     overrides = given(data_dir=data_dir, device=device, precision=precision, max_batch=max_batch, model=model)
-    _become_connected("alexq_worker", overrides)
+    become_connected("alexq_worker", overrides)
 
 
 def monitor(data_dir: DataDir = None) -> None:
@@ -74,7 +78,7 @@ def monitor(data_dir: DataDir = None) -> None:
     from alexq.stack.environment import require_monitor
 
     require_monitor()
-    _become_connected("alexq_monitor", given(data_dir=data_dir))
+    become_connected("alexq_monitor", given(data_dir=data_dir))
 
 
 def migrate(data_dir: DataDir = None) -> None:
@@ -89,7 +93,8 @@ def migrate(data_dir: DataDir = None) -> None:
     typer.echo(f"database: {before or 'empty'} → {migrations.current(url)}", err=True)
 
 
-def _become_connected(module: str, overrides: dict[str, Any]) -> NoReturn:
+def become_connected(module: str, overrides: dict[str, Any]) -> NoReturn:
+    """Become ``module``, with settings that name the services; raises as ``Settings.connected``."""
     from alexq_schema.settings import Settings
 
     become(module, [], Settings.connected(**overrides))

@@ -12,6 +12,7 @@ from alexq_schema.settings import Settings
 
 _WORKER_NEEDS: Final = ("torch", "torchvision", "PIL", "numpy", "safetensors", "structlog")
 _MONITOR_NEEDS: Final = ("flower",)
+_GATEWAY_NEEDS: Final = ("fastapi", "uvicorn", "httptools", "multipart", "stream_unzip")
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -31,6 +32,11 @@ def require_worker() -> None:
 def require_monitor() -> None:
     """Raise StackError, with what to install, where the monitor's packages are not."""
     _require("monitor", _MONITOR_NEEDS)
+
+
+def require_gateway() -> None:
+    """Raise StackError, with what to install, where the gateway's packages are not."""
+    _require("gateway", _GATEWAY_NEEDS)
 
 
 def _require(part: str, packages: tuple[str, ...]) -> None:

@@ -15,7 +15,13 @@ from typing import Final
 from sqlalchemy.engine import URL
 
 from alexq.stack.broker import EmbeddedBroker, require_answer
-from alexq.stack.environment import environment, free_port, require_monitor, require_worker
+from alexq.stack.environment import (
+    environment,
+    free_port,
+    require_gateway,
+    require_monitor,
+    require_worker,
+)
 from alexq.stack.folder import FolderLock, make_data_folder
 from alexq.stack.health import HealthFile
 from alexq.stack.log import Log
@@ -32,6 +38,9 @@ _BROKER_READY_S: Final = 60.0
 _WORKER_READY_S: Final = 180.0
 """Importing torch, reading the weights through their hash and warming up, on a slow disk."""
 _MONITOR_READY_S: Final = 60.0
+_GATEWAY_READY_S: Final = 60.0
+_GATEWAY_GRACE_S: Final = 40.0
+"""It gives the requests that it serves 30 s."""
 _MODEL_S: Final = 3600.0
 """Fetching 233 MiB of weights over a slow line."""
 _PROBE_S: Final = 1.0
@@ -40,7 +49,7 @@ _UMASK: Final = 0o077
 
 
 class Stack:
-    """Broker, database, worker and monitor of one data folder, from :meth:`start` to :meth:`stop`.
+    """Broker, database, worker, gateway and monitor of one data folder, from :meth:`start` to :meth:`stop`.
 
     All methods but :meth:`request_stop` belong to one thread, which must live until the stop.
     """
@@ -69,6 +78,7 @@ class Stack:
         """
         started_at = time.monotonic()
         require_worker()
+        require_gateway()
         require_monitor()
         os.umask(_UMASK)  # for this process, and the children inherit it
         make_data_folder(self._settings.data_dir)
@@ -78,11 +88,12 @@ class Stack:
         self._log.say(f"data folder {self._settings.data_dir}")
         if not (self._start_broker() and self._prepare_database() and self._ensure_model()):
             return False
-        if not (self._start_worker() and self._start_monitor()):
+        if not (self._start_worker() and self._start_gateway() and self._start_monitor()):
             return False
         self._write_stack_file()
         self._log.say(f"ready after {time.monotonic() - started_at:.1f} s")
         self._log.say(f"dashboard {self._monitor_url}")
+        self._log.say(f"gateway   {self._gateway_url}")
         self._log.say(f"submit:   alexq submit PATH… --data-dir {self._settings.data_dir}")
         self._log.say("Ctrl-C stops everything")
         return True
@@ -172,22 +183,40 @@ class Stack:
             )
         )
 
+    def _start_gateway(self) -> bool:
+        address = self._settings.gateway_address
+        port = self._port("gateway", address, self._settings.gateway_port)
+        self._settings = self._settings.model_copy(update={"gateway_port": port})
+        return self._start(
+            Child(
+                name="gateway",
+                argv=[sys.executable, "-m", "alexq_producer.gateway"],
+                env=environment(self._settings),
+                is_ready=lambda _pid: _answers_http(address, port, "/healthz"),
+                ready_timeout_s=_GATEWAY_READY_S,
+                grace_s=_GATEWAY_GRACE_S,
+            )
+        )
+
     def _start_monitor(self) -> bool:
-        address, wanted = self._settings.monitor_address, self._settings.monitor_port
-        port = free_port(address, wanted)
-        if wanted and port != wanted:
-            self._log.warn(f"port {wanted} is taken: the dashboard is on {port}")
+        address = self._settings.monitor_address
+        port = self._port("dashboard", address, self._settings.monitor_port)
         self._settings = self._settings.model_copy(update={"monitor_port": port})
-        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
         return self._start(
             Child(
                 name="monitor",
                 argv=[sys.executable, "-m", "alexq_monitor"],
                 env=environment(self._settings),
-                is_ready=lambda _pid: _answers_http(host, port),
+                is_ready=lambda _pid: _answers_http(address, port, "/healthcheck"),
                 ready_timeout_s=_MONITOR_READY_S,
             )
         )
+
+    def _port(self, what: str, address: str, wanted: int) -> int:
+        port = free_port(address, wanted)
+        if wanted and port != wanted:
+            self._log.warn(f"port {wanted} is taken: the {what} is on {port}")
+        return port
 
     def _start(self, child: Child) -> bool:
         started_at = time.monotonic()
@@ -198,9 +227,11 @@ class Stack:
 
     @property
     def _monitor_url(self) -> str:
-        address = self._settings.monitor_address
-        host = f"[{address}]" if ":" in address else address
-        return f"http://{host}:{self._settings.monitor_port}"
+        return _url(self._settings.monitor_address, self._settings.monitor_port)
+
+    @property
+    def _gateway_url(self) -> str:
+        return _url(self._settings.gateway_address, self._settings.gateway_port)
 
     def _write_stack_file(self) -> None:
         stack = StackFile(
@@ -210,15 +241,22 @@ class Stack:
             images_url=self._settings.images_url,
             models_dir=self._settings.models_dir,
             monitor_url=self._monitor_url,
+            gateway_url=self._gateway_url,
         )
         stack.write(self._settings.data_dir)
         self._wrote_stack_file = True
 
 
-def _answers_http(host: str, port: int) -> bool:
+def _url(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
+
+
+def _answers_http(address: str, port: int, path: str) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
     connection = http.client.HTTPConnection(host, port, timeout=_PROBE_S)
     try:
-        connection.request("GET", "/healthcheck")
+        connection.request("GET", path)
         return connection.getresponse().status == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False

@@ -28,7 +28,7 @@ class _Stack:
     """``alexq up`` in a folder of its own."""
 
     def __init__(self, **overrides: Any) -> None:
-        self._overrides = {"monitor_port": 0, **overrides}
+        self._overrides = {"gateway_port": 0, "monitor_port": 0, **overrides}
         self._up: subprocess.Popen[bytes] | None = None
 
     def start(self, work: Work, folder: Path) -> Settings:

@@ -70,14 +70,18 @@ class Announcements:
             log.warning("could not announce finished jobs: %s", error)
 
     @contextmanager
-    def of(self, waited_for: UUID, job_ids: Collection[UUID]) -> Iterator[Listener]:
+    def of(
+        self, waited_for: UUID, job_ids: Collection[UUID], woken: Callable[[], None] = lambda: None
+    ) -> Iterator[Listener]:
         """Open a listener: what is announced of these jobs from now on will be heard.
 
         Args:
             waited_for: their submission's id, or a lone job's own.
+            woken: called, in another thread, whenever there is something to take: for a caller that has no
+                thread to wait with.
         """
         channel = finished_channel(waited_for)
-        listener = Listener(self, channel)
+        listener = Listener(self, channel, woken)
         with self._changed:
             self._wanted[channel] += 1
             for job_id in job_ids:
@@ -191,11 +195,12 @@ class Announcements:
 
 
 class Listener:
-    """One who waits; used by one thread."""
+    """One who waits; used by one thread at a time."""
 
-    def __init__(self, announcements: Announcements, channel: str) -> None:
+    def __init__(self, announcements: Announcements, channel: str, woken: Callable[[], None]) -> None:
         self._announcements = announcements
         self._channel = channel
+        self._woken = woken
         self._retry_s = FIRST_RETRY_S
         self._told: queue.SimpleQueue[Sequence[Job | UUID]] = queue.SimpleQueue()
         self.is_waiting = False
@@ -203,6 +208,7 @@ class Listener:
     def tell(self, finished: Sequence[Job | UUID]) -> None:
         """Note that these jobs have finished, or, with none, that something may have been missed."""
         self._told.put(finished)
+        self._woken()
 
     def next(self, timeout_s: float) -> list[Job]:
         """Return jobs that were announced: of all announcements there are, after waiting for one.
@@ -213,24 +219,38 @@ class Listener:
         Raises:
             DatabaseUnavailableError: the database does not answer.
         """
+        with self.waiting():
+            jobs, unread = self.take(self.patience_s(timeout_s))
+        return jobs + self._announcements.read(unread)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Wait within the context, with :meth:`take` or for being woken: finished jobs are read meanwhile."""
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
+
+    def patience_s(self, timeout_s: float) -> float:
+        """Return how long to wait for an announcement, at most ``timeout_s``, before asking the database."""
         if self._announcements.hears(self._channel):
             self._retry_s = FIRST_RETRY_S
-            wait_s = timeout_s
-        else:
-            wait_s = min(self._retry_s, timeout_s)
-            self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
-        finished = self._wait(wait_s)
+            return timeout_s
+        wait_s = min(self._retry_s, timeout_s)
+        self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
+        return wait_s
+
+    def take(self, wait_s: float = 0.0) -> tuple[list[Job], list[UUID]]:
+        """Return what was announced, after waiting up to ``wait_s`` for the first announcement.
+
+        Returns:
+            Jobs, and the ids of those that were not read, because nobody waited then.
+        """
+        finished: list[Job | UUID] = []
         with suppress(queue.Empty):
+            finished += self._told.get(timeout=wait_s) if wait_s > 0 else self._told.get_nowait()
             while finished:
                 finished += self._told.get_nowait()
         unread = [one for one in finished if isinstance(one, UUID)]
-        return [one for one in finished if not isinstance(one, UUID)] + self._announcements.read(unread)
-
-    def _wait(self, timeout_s: float) -> list[Job | UUID]:
-        self.is_waiting = True
-        try:
-            return list(self._told.get(timeout=timeout_s))
-        except queue.Empty:
-            return []
-        finally:
-            self.is_waiting = False
+        return [one for one in finished if not isinstance(one, UUID)], unread

@@ -14,14 +14,26 @@
     │   │   ├── ImageModeError             pixels that have no 8-bit RGB form (16-bit grey, float)
     │   │   └── ImageAnimatedError         more than one frame
     │   ├── MessageError               a message of unknown version or shape
-    │   ├── JobNotFoundError           no job has this id
+    │   ├── JobNotFoundError           no job or submission has this id, or it is another tenant's
+    │   ├── JobStateError              the job's state does not allow what was asked
+    │   ├── RequestError               an HTTP request that makes no sense
+    │   │   ├── UnauthenticatedError       no valid API key
+    │   │   ├── ForbiddenError             the key's scopes do not allow it
+    │   │   ├── RouteNotFoundError         no such path
+    │   │   ├── MethodNotAllowedError      the path is there, the method is not
+    │   │   ├── RequestTooLargeError       more bytes or more images than one request may carry
+    │   │   ├── MediaTypeError             a body of a type that this path does not take
+    │   │   └── IdempotencyKeyReusedError  the key belongs to an earlier request with other content
     │   └── UsageError                 an argument that makes no sense
     └── FailedError                    ours: the caller did nothing wrong
         ├── UnavailableError           a service does not answer; try again
+        │   ├── GatewayUnavailableError    the HTTP gateway, or what is between it and the client
         │   ├── BrokerUnavailableError
         │   ├── DatabaseUnavailableError
         │   │   └── DatabaseFullError      SQLite's disk is full, failing or read-only
         │   └── ImageStoreError
+        ├── RequestTimeoutError        a request's body came too slowly
+        ├── IdempotencyKeyBusyError    the first request with this key is still being served
         ├── ImageLostError             the store no longer has, or has damaged, an accepted image
         ├── EngineError                the model failed on a batch
         │   └── DeviceMemoryError          the batch was too large for the device's memory
@@ -140,9 +152,63 @@ class MessageError(RejectedError):
 
 
 class JobNotFoundError(RejectedError):
-    """No job has this id."""
+    """No job or submission has this id, or it is another tenant's."""
 
     code = "job_not_found"
+
+
+class JobStateError(RejectedError):
+    """The job's state does not allow what was asked."""
+
+    code = "job_state"
+
+
+class RequestError(RejectedError):
+    """An HTTP request that makes no sense."""
+
+    code = "request_invalid"
+
+
+class UnauthenticatedError(RequestError):
+    """The request carries no valid API key."""
+
+    code = "unauthenticated"
+
+
+class ForbiddenError(RequestError):
+    """The API key's scopes do not allow the request, or the request comes from where it must not."""
+
+    code = "forbidden"
+
+
+class RouteNotFoundError(RequestError):
+    """The gateway has no such path."""
+
+    code = "route_not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    """The path is there, but not with this method."""
+
+    code = "method_not_allowed"
+
+
+class RequestTooLargeError(RequestError):
+    """More bytes or more images than one request may carry."""
+
+    code = "request_too_large"
+
+
+class MediaTypeError(RequestError):
+    """A body of a type that this path does not take."""
+
+    code = "media_type_unsupported"
+
+
+class IdempotencyKeyReusedError(RequestError):
+    """The ``Idempotency-Key`` belongs to an earlier request with other content."""
+
+    code = "idempotency_key_reused"
 
 
 class UsageError(RejectedError):
@@ -162,6 +228,12 @@ class UnavailableError(FailedError):
 
     code = "unavailable"
     is_retryable = True
+
+
+class GatewayUnavailableError(UnavailableError):
+    """The HTTP gateway does not answer, or something between it and the client does not."""
+
+    code = "gateway_unavailable"
 
 
 class BrokerUnavailableError(UnavailableError):
@@ -186,6 +258,20 @@ class ImageStoreError(UnavailableError):
     """The image store does not answer, or is full."""
 
     code = "image_store_unavailable"
+
+
+class RequestTimeoutError(FailedError):
+    """A request's body came too slowly and was cut."""
+
+    code = "request_timeout"
+    is_retryable = True
+
+
+class IdempotencyKeyBusyError(FailedError):
+    """The first request with this ``Idempotency-Key`` is still being served."""
+
+    code = "idempotency_key_busy"
+    is_retryable = True
 
 
 class ImageLostError(FailedError):

@@ -90,6 +90,17 @@ class Settings(BaseSettings):
     monitor_address: str = "127.0.0.1"
     monitor_port: int = Field(default=5555, ge=0, le=65535)
     """Port of the Flower dashboard."""
+
+    gateway_address: str = "127.0.0.1"
+    gateway_port: int = Field(default=8080, ge=0, le=65535)
+    """Port of the HTTP gateway."""
+    gateway_body_timeout_s: float = Field(default=20.0, gt=0)
+    """Silence in the middle of a request after which it is cut."""
+    max_submission_bytes: int = Field(default=2 * 2**30, ge=1)
+    """Bytes of one upload of many images over HTTP, packed or unpacked."""
+    max_submission_images: int = Field(default=10_000, ge=1, le=100_000)
+    """Images of one upload over HTTP."""
+
     log_format: Literal["console", "json"] = "console"
 
     @model_validator(mode="before")
@@ -160,6 +171,7 @@ class StackFile(BaseModel):
     images_url: str
     models_dir: Path
     monitor_url: str
+    gateway_url: str
 
     def settings(self) -> dict[str, Any]:
         """Return the fields that override :class:`Settings`."""

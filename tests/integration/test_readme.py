@@ -1,8 +1,10 @@
-"""The README's Python runs as it stands."""
+"""What the README and the recipes show runs as it stands."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +14,13 @@ import pytest
 
 from alexq.stack.environment import environment
 from alexq_schema.settings import Settings
+from tests.helpers.gateway import running_gateway
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+GATEWAY = "http://127.0.0.1:8080"
 
 
 @pytest.fixture
@@ -49,3 +54,34 @@ def test_the_readmes_python_runs_as_it_stands(
         )
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == answers
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_the_curl_lines_run_as_they_stand(
+    settings: Settings, start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    start_worker()
+    for name, crop in zip(("cat.jpg", "dog.jpg"), photo_crops(2), strict=True):
+        (tmp_path / name).write_bytes(encode(crop, "JPEG"))
+    documents = [README, ROOT / "docs/howto/http.md"]
+    lines = [
+        line
+        for document in documents
+        for line in re.findall(r"^\$ (.*curl .*)$", document.read_text(), re.MULTILINE)
+    ]
+
+    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
+        done = [
+            subprocess.run(
+                ["bash", "-c", line.replace(GATEWAY, gateway.url)],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=90,
+                check=False,
+            )
+            for line in lines
+        ]
+
+    answers = [json.loads(one.stdout) for one in done]
+    assert [answer.get("state") or answer["total"] for answer in answers] == ["succeeded", "succeeded", 2]

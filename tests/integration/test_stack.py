@@ -70,6 +70,7 @@ def stack_environment(data_dir: Path, models_dir: Path) -> dict[str, str]:
         models_dir=models_dir,
         database_url="",
         broker_url="",
+        gateway_port=0,
         monitor_port=0,  # any free one: several test runs may share this machine
         max_batch=8,
     )

@@ -20,6 +20,7 @@ def stack(data_dir: Path, pid: int) -> StackFile:
         images_url="file:///i",
         models_dir=data_dir / "m",
         monitor_url="http://127.0.0.1:5555",
+        gateway_url="http://127.0.0.1:8080",
     )
 
 

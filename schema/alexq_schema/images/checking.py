@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from alexq_schema.errors import ImageEmptyError, ImageTooLargeError, ImageTypeError
 
+HEAD_BYTES = 16
+"""The first bytes, enough to tell an image's type."""
+
 
 def check_image(data: bytes, source: str, max_bytes: int) -> None:
     """Check what can be told without decoding: size, and the type from the first bytes.
@@ -11,15 +14,20 @@ def check_image(data: bytes, source: str, max_bytes: int) -> None:
     Raises:
         ImageEmptyError, ImageTooLargeError, ImageTypeError: each names ``source``.
     """
-    if not data:
+    check_head(data[:HEAD_BYTES], len(data), source, max_bytes)
+
+
+def check_head(head: bytes, image_bytes: int, source: str, max_bytes: int) -> None:
+    """Check an image by its first ``HEAD_BYTES`` and its size; raises as :func:`check_image`."""
+    if not image_bytes:
         raise ImageEmptyError(f"{source}: the file is empty")
-    if len(data) > max_bytes:
+    if image_bytes > max_bytes:
         raise ImageTooLargeError(
-            f"{source}: {len(data):,} bytes, allowed are {max_bytes:,} (ALEXQ_MAX_IMAGE_BYTES)"
+            f"{source}: {image_bytes:,} bytes, allowed are {max_bytes:,} (ALEXQ_MAX_IMAGE_BYTES)"
         )
-    if not _is_accepted_type(data[:16]):
+    if not _is_accepted_type(head):
         raise ImageTypeError(
-            f"{source}: not an image that alexq accepts (JPEG, PNG, WebP, GIF); it begins with {data[:8]!r}"
+            f"{source}: not an image that alexq accepts (JPEG, PNG, WebP, GIF); it begins with {head[:8]!r}"
         )
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -126,6 +127,37 @@ class FileStaging:
         except OSError as error:
             raise _store_error(self._root, error) from error
         return key
+
+    def add_file(self, file: BinaryIO) -> str:
+        """Take in the image that ``file`` holds, a piece at a time, and return its key."""
+        file.seek(0)
+        key = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # has no readinto
+        if key in self._drafts:
+            return key
+        try:
+            self._drafts[key] = None if self._is_whole(key) else self._copy(file)
+        except OSError as error:
+            raise _store_error(self._root, error) from error
+        return key
+
+    def _is_whole(self, key: str) -> bool:
+        try:
+            with open(_place(self._root, key), "rb") as stored:
+                return hashlib.file_digest(stored, "sha256").hexdigest() == key
+        except FileNotFoundError:
+            return False
+
+    def _copy(self, file: BinaryIO) -> str:
+        draft = self._write(b"")
+        try:
+            file.seek(0)
+            with open(draft, "wb") as copy:
+                shutil.copyfileobj(file, copy, 2**16)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(draft)
+            raise
+        return draft
 
     def _is_stored(self, key: str, data: bytes) -> bool:
         # By its bytes, not its size: after a power cut a file may have its length but not its content.

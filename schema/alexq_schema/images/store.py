@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import BinaryIO, Protocol, Self
 
 PARTS = 256
 """A store is cleaned in this many parts, one at a time, by the first byte of the key."""
@@ -26,6 +26,9 @@ class Staging(Protocol):
         Raises:
             ImageStoreError: the store is full or does not answer.
         """
+
+    def add_file(self, file: BinaryIO) -> str:
+        """Take in the image that ``file``, which must be seekable, holds from its start; as :meth:`add`."""
 
     def publish(self) -> None:
         """Publish this staging alone: see :meth:`ImageStore.publish`."""

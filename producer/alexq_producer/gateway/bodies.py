@@ -1,0 +1,103 @@
+"""Request bodies, taken in as they come: never whole in memory, cut when too large or too slow."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import BinaryIO, Final, cast
+
+from anyio import from_thread
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from alexq_producer.gateway.core import Core
+from alexq_schema.errors import AlexqError, RequestTimeoutError
+
+MEMORY_BYTES: Final = 2**16
+"""A body, or an image of many, up to this size stays in memory; what is larger goes to a file without a name,
+which the system removes whatever becomes of the gateway."""
+
+GRACE_S: Final = 30.0
+LEAST_BYTES_PER_S: Final = 2**10
+"""A body that has come for longer than ``GRACE_S`` must have come at least this fast on average."""
+
+
+class Body:
+    """The body of one request, a piece at a time."""
+
+    def __init__(self, request: Request, core: Core) -> None:
+        self._request = request
+        self._core = core
+        self._silence_s = core.settings.gateway_body_timeout_s
+
+    async def pieces(self, max_bytes: int, too_large: Callable[[], AlexqError]) -> AsyncIterator[bytes]:
+        """Yield the body's pieces.
+
+        Raises:
+            AlexqError: what ``too_large`` returns, as soon as the body is, or says that it is, too large.
+            RequestTimeoutError: nothing came for ``ALEXQ_GATEWAY_BODY_TIMEOUT_S`` seconds, or too little.
+            ClientDisconnect: the client went away.
+        """
+        declared = self._request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > max_bytes:
+            raise too_large()
+        received, began_at = 0, time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(self._silence_s):
+                    message = await self._request.receive()
+            except TimeoutError as error:
+                raise RequestTimeoutError(
+                    f"no byte of the body came for {self._silence_s:g} s, after {received:,}; send it again"
+                ) from error
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            piece: bytes = message.get("body", b"")
+            received += len(piece)
+            if not message.get("more_body", False):
+                self._request.scope["alexq.body_was_read"] = True
+            if received > max_bytes:
+                raise too_large()
+            if piece:
+                yield piece
+            if not message.get("more_body", False):
+                return
+            lasted_s = time.monotonic() - began_at
+            if lasted_s > GRACE_S and received < LEAST_BYTES_PER_S * lasted_s:
+                raise RequestTimeoutError(
+                    f"the body came too slowly: {received:,} bytes in {lasted_s:.0f} s; send it again"
+                )
+
+    async def whole(self, max_bytes: int, too_large: Callable[[], AlexqError]) -> BinaryIO:
+        """Return the whole body as a file, read from its start; raises as :meth:`pieces`."""
+        file = spool()
+        try:
+            in_memory = 0
+            async for piece in self.pieces(max_bytes, too_large):
+                in_memory += len(piece)
+                if in_memory <= MEMORY_BYTES:
+                    file.write(piece)
+                else:
+                    await self._core.call(file.write, piece)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def pieces_here(self, max_bytes: int, too_large: Callable[[], AlexqError]) -> Iterator[bytes]:
+        """Yield the body's pieces in a thread of the core's pools; raises as :meth:`pieces`."""
+        pieces = self.pieces(max_bytes, too_large)
+        while piece := from_thread.run(_next, pieces):
+            yield piece
+
+
+def spool() -> BinaryIO:
+    """Return a new file that stays in memory while it is small."""
+    return cast(BinaryIO, tempfile.SpooledTemporaryFile(MEMORY_BYTES))
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes:
+    return await anext(pieces, b"")

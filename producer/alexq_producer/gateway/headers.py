@@ -1,0 +1,61 @@
+"""Request headers that mean something, and the cursor of lists."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+from uuid import UUID
+
+from fastapi import Depends, Header
+
+from alexq_schema.errors import RequestError
+
+MAX_WAIT_S: Final = 60.0
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="1 to 255 printable ASCII characters of your choice, kept for 24 hours: the same key "
+        "with the same images gives the same jobs, however often it is sent.",
+        examples=["3f1c6e0a-order-4711"],
+    ),
+]
+
+
+def wait_s(
+    prefer: Annotated[
+        str | None,
+        Header(description="`wait=N`: answer when it is finished, after N seconds at the latest (RFC 7240)."),
+    ] = None,
+) -> float:
+    """Return how long the client prefers to wait, in seconds up to ``MAX_WAIT_S``; 0: not at all.
+
+    What makes no sense is ignored, as RFC 7240 asks.
+    """
+    for preference in re.split("[,;]", prefer or ""):
+        name, _, value = preference.partition("=")
+        if name.strip().lower() == "wait" and re.fullmatch(r'\s*"?\d{1,9}"?\s*', value):
+            return min(MAX_WAIT_S, float(value.strip().strip('"')))
+    return 0.0
+
+
+WaitS = Annotated[float, Depends(wait_s)]
+
+
+def cursor_of(last_id: UUID) -> str:
+    """Return the cursor of the page that follows the row ``last_id``."""
+    return last_id.hex
+
+
+def read_cursor(cursor: str | None) -> UUID | None:
+    """Return the row that a page follows.
+
+    Raises:
+        RequestError: no page has this cursor.
+    """
+    if cursor is None:
+        return None
+    if not re.fullmatch("[0-9a-f]{32}", cursor):
+        raise RequestError(f"cursor={cursor[:80]!r}: give a next_cursor, as it came")
+    return UUID(cursor)

@@ -1,0 +1,262 @@
+"""``/v1/jobs``: hand in one image; see, cancel, redrive jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from alexq_producer.gateway.auth import Administering, Caller, Reading, Submitting
+from alexq_producer.gateway.bodies import Body
+from alexq_producer.gateway.core import Core
+from alexq_producer.gateway.entries import ImageReference, one_of
+from alexq_producer.gateway.headers import IdempotencyKey, WaitS, cursor_of, read_cursor
+from alexq_producer.gateway.intake import Accepted, Wish
+from alexq_producer.gateway.resources import JobPage
+from alexq_producer.gateway.state import shared
+from alexq_producer.gateway.waiting import waiting_for
+from alexq_producer.producer import MAX_DEADLINE_S
+from alexq_schema.db import jobs as job_table
+from alexq_schema.db import pages, queries
+from alexq_schema.db.pages import JobFilter
+from alexq_schema.errors import ImageTooLargeError, JobNotFoundError, JobStateError, RequestError
+from alexq_schema.job import Job, JobState
+from alexq_schema.names import Lane
+
+LOOK_AGAIN_S: Final = 1
+"""``Retry-After`` of a job that is not finished."""
+
+FRAME_BYTES: Final = 2**16
+"""What a body may hold besides the image: multipart headers, JSON fields."""
+
+router = APIRouter(tags=["jobs"])
+
+Source = Annotated[str, Query(max_length=1024, description="What to call the image in results and errors.")]
+Deadline = Annotated[
+    float | None,
+    Query(gt=0, le=MAX_DEADLINE_S, description="Seconds after which, not begun by then, it expires."),
+]
+
+_IMAGE_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "The image itself, a file in a form, or JSON.",
+        "content": {
+            **{
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in ("image/jpeg", "image/png", "image/webp", "image/gif", "application/octet-stream")
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"image": {"type": "string", "format": "binary"}},
+                    "required": ["image"],
+                }
+            },
+            "application/json": {"schema": ImageReference.model_json_schema()},
+        },
+    }
+}
+
+_ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
+    HTTPStatus.ACCEPTED: {
+        "description": "Accepted: it is on disk and will be done.",
+        "model": Job,
+        "headers": {
+            "Location": {"schema": {"type": "string"}, "description": "Where the job is."},
+            "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait before looking."},
+        },
+        "links": {
+            name: {"operationId": name, "parameters": {"job_id": "$response.body#/job_id"}}
+            for name in ("show_job", "cancel_job", "redrive_job")
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/jobs",
+    status_code=HTTPStatus.ACCEPTED,
+    operation_id="submit_image",
+    summary="Submit one image",
+    responses={HTTPStatus.OK: {"description": "Finished in the time given by `Prefer: wait`.", "model": Job}}
+    | _ACCEPTED,
+    openapi_extra=_IMAGE_BODY,
+)
+async def submit_image(
+    request: Request,
+    response: Response,
+    caller: Submitting,
+    wait_s: WaitS,
+    key: IdempotencyKey = None,
+    source: Source = "",
+    deadline_s: Deadline = None,
+    lane: Lane = Lane.INTERACTIVE,
+) -> Job:
+    """Hand in one image: as the body, as a file in a form, or in JSON (`image_base64` or `image_key`).
+
+    202 with the job as it was accepted; 200 with the finished job where `Prefer: wait=N` was in time.
+    """
+    core, intake, keys = shared(request)
+    wish = Wish(caller.tenant, lane, deadline_s, skips_rejected=False, key=key)
+    content_type = request.headers.get("content-type", "")
+    limit = core.settings.max_image_bytes
+    is_json = content_type.partition(";")[0].strip().lower() == "application/json"
+    max_bytes = (limit * 4 // 3 if is_json else limit) + (
+        0 if content_type.startswith("image/") else FRAME_BYTES
+    )
+
+    def too_large() -> ImageTooLargeError:
+        name = source or "the image"
+        return ImageTooLargeError(f"{name}: more than {limit:,} bytes are not taken (ALEXQ_MAX_IMAGE_BYTES)")
+
+    def take() -> Accepted:
+        return intake.take(one_of(file, content_type, source, limit), wish, max_images=1)
+
+    with keys.hold(caller.tenant, key), await Body(request, core).whole(max_bytes, too_large) as file:
+        accepted = await (core.call_large(take) if is_json else core.call(take))
+    [job] = accepted.jobs
+    if accepted.is_replay:
+        response.headers["Idempotent-Replayed"] = "true"
+    return await _answer(core, response, job, wait_s)
+
+
+async def _answer(core: Core, response: Response, job: Job, wait_s: float) -> Job:
+    """Return the job, finished if it is within ``wait_s`` seconds; set status and headers accordingly."""
+    assert job.job_id is not None
+    if wait_s:
+        response.headers["Preference-Applied"] = f"wait={wait_s:.0f}"
+    if wait_s and not _is_over(job):
+        async with waiting_for(core, job.submission_id or job.job_id, [job.job_id]) as waiter:
+            async for finished in waiter.finished(wait_s):
+                job = finished
+    response.headers["Location"] = f"/v1/jobs/{job.job_id}"
+    if _is_over(job):
+        response.status_code = HTTPStatus.OK
+    else:
+        response.headers["Retry-After"] = str(LOOK_AGAIN_S)
+    return job
+
+
+def _is_over(job: Job) -> bool:
+    return isinstance(job.state, JobState) and job.state.is_terminal
+
+
+@router.get("/v1/jobs/{job_id}", operation_id="show_job", summary="See a job")
+async def show_job(job_id: UUID, request: Request, response: Response, caller: Reading, wait_s: WaitS) -> Job:
+    """Return a job; with `Prefer: wait=N`, when it is finished, after N seconds at the latest."""
+    core, *_ = shared(request)
+    job = await core.call(_one, core, caller, job_id)
+    job = await _answer(core, response, job, wait_s)
+    response.status_code = HTTPStatus.OK
+    return job
+
+
+def _one(core: Core, caller: Caller, job_id: UUID) -> Job:
+    with core.database.read() as connection:
+        if pages.visible_jobs(connection, caller.tenant, [job_id]):
+            return queries.by_id(connection, [job_id])[0]
+    raise JobNotFoundError(f"there is no job {job_id}")
+
+
+@router.get("/v1/jobs", operation_id="list_jobs", summary="List jobs")
+async def list_jobs(
+    request: Request,
+    response: Response,
+    caller: Reading,
+    state: JobState | None = None,
+    label: Annotated[str | None, Query(max_length=255, description="The best label.")] = None,
+    model: Annotated[str | None, Query(max_length=129, description="`name/version`.")] = None,
+    submission_id: UUID | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> JobPage:
+    """List jobs that match every filter given, newest first, a page at a time."""
+    core, *_ = shared(request)
+    after = read_cursor(cursor)
+    wanted = JobFilter(
+        state,
+        label,
+        _model(model),
+        submission_id,
+        _utc("created_after", created_after),
+        _utc("created_before", created_before),
+    )
+
+    def read() -> Sequence[Job]:
+        with core.database.read() as connection:
+            ids = pages.job_ids(connection, caller.tenant, wanted, after=after, limit=limit + 1)
+            return queries.by_id(connection, ids)
+
+    found = await core.call(read)
+    shown = found[:limit]
+    following = cursor_of(shown[-1].job_id) if len(found) > limit and shown[-1].job_id else None
+    if following:
+        url = request.url.include_query_params(cursor=following)
+        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return JobPage(jobs=list(shown), next_cursor=following)
+
+
+def _model(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    name, slash, version = text.partition("/")
+    if not slash:
+        raise RequestError(f"model={text!r}: give name/version, as in `GET /v1/models`")
+    return name, version
+
+
+def _utc(name: str, at: datetime | None) -> datetime | None:
+    if at is not None and at.tzinfo is None:
+        raise RequestError(f"{name}={at.isoformat()}: give the time zone too, as in 2026-01-31T12:00:00Z")
+    return at
+
+
+@router.delete("/v1/jobs/{job_id}", operation_id="cancel_job", summary="Cancel a job")
+async def cancel_job(job_id: UUID, request: Request, caller: Submitting) -> Job:
+    """Cancel a job and return it: a queued one at once, a running one's result is discarded.
+
+    409 for one that has ended in another way.
+    """
+    core, *_ = shared(request)
+
+    def cancel() -> Job:
+        _one(core, caller, job_id)
+        with core.database.begin() as connection:
+            cancelled = job_table.cancel(connection, [job_id])
+        core.announcements.announce(cancelled)
+        return _one(core, caller, job_id)
+
+    job = await core.call(cancel)
+    if job.state != JobState.CANCELLED:
+        raise JobStateError(f"job {job_id} has ended already: it is {job.state}")
+    return job
+
+
+@router.post(
+    "/v1/jobs/{job_id}/redrive",
+    status_code=HTTPStatus.ACCEPTED,
+    operation_id="redrive_job",
+    summary="Queue a dead job again",
+)
+async def redrive_job(job_id: UUID, request: Request, response: Response, caller: Administering) -> Job:
+    """Queue a dead job again, with fresh attempts. 409 for one that is not dead."""
+    core, *_ = shared(request)
+
+    def redrive() -> Job:
+        job = _one(core, caller, job_id)
+        actor = f"gateway:{caller.tenant or 'this machine'}"
+        with core.database.begin() as connection:
+            if not job_table.redrive(connection, [job_id], actor=actor):
+                raise JobStateError(f"job {job_id} is {job.state}; only a dead job can be queued again")
+        return _one(core, caller, job_id)
+
+    job = await core.call(redrive)
+    response.headers["Location"] = f"/v1/jobs/{job_id}"
+    return job

@@ -1,0 +1,190 @@
+"""What the HTTP gateway reads: one tenant's jobs and submissions, page by page.
+
+A page begins after the last id of the one before (keyset), so that a late page costs no more than the first
+and rows that come meanwhile shift nothing. ``tenant`` None stands for a gateway without API keys: everything.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, and_, func, select, true
+
+from alexq_schema.db.clock import db_now
+from alexq_schema.db.jobs import chunks
+from alexq_schema.db.tables import Job, ModelVersion, Submission, Worker
+from alexq_schema.job import JobState, ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs to list; None stands for any."""
+
+    state: JobState | None = None
+    label: str | None = None
+    model: tuple[str, str] | None = None
+    """Name and version."""
+    submission_id: UUID | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return what a job's row must fulfil."""
+        wanted: list[ColumnElement[bool]] = []
+        if self.state is not None:
+            wanted.append(Job.state == self.state)
+        if self.label is not None:
+            wanted.append(Job.label == self.label)
+        if self.model is not None:
+            name, version = self.model
+            models = select(ModelVersion.id).where(ModelVersion.name == name, ModelVersion.version == version)
+            wanted.append(Job.model_id.in_(models))
+        if self.submission_id is not None:
+            wanted.append(Job.submission_id == self.submission_id)
+        if self.created_after is not None:
+            wanted.append(Job.created_at > self.created_after)
+        if self.created_before is not None:
+            wanted.append(Job.created_at < self.created_before)
+        return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionRow:
+    """A submission and how far it is."""
+
+    id: UUID
+    created_at: datetime
+    total: int
+    counts: dict[JobState, int] = field(default_factory=dict)
+    """Jobs by state; fewer than ``total`` where old ones were deleted."""
+    first_claimed_at: datetime | None = None
+    last_finished_at: datetime | None = None
+
+
+def _is_theirs(tenant: str | None) -> ColumnElement[bool]:
+    """Return the condition on a job that it is this tenant's: that its submission is."""
+    if tenant is None:
+        return true()
+    owner = select(Submission.tenant).where(Submission.id == Job.submission_id).correlate(Job)
+    return owner.scalar_subquery() == tenant
+
+
+def job_ids(
+    connection: Connection, tenant: str | None, wanted: JobFilter, *, after: UUID | None, limit: int
+) -> list[UUID]:
+    """Return ids of jobs, newest first, that match; of the page that follows the job ``after``."""
+    statement = select(Job.id).where(_is_theirs(tenant), *wanted.conditions())
+    if after is not None:
+        statement = statement.where(Job.id < after)
+    return list(connection.execute(statement.order_by(Job.id.desc()).limit(limit)).scalars())
+
+
+def visible_jobs(connection: Connection, tenant: str | None, job_ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of ``job_ids`` that this tenant may see."""
+    return {
+        job_id
+        for chunk in chunks(job_ids)
+        for job_id in connection.execute(
+            select(Job.id).where(Job.id.in_(chunk), _is_theirs(tenant))
+        ).scalars()
+    }
+
+
+def visible_images(connection: Connection, tenant: str | None, keys: Collection[str]) -> set[str]:
+    """Return those image keys that a job of this tenant has, or, without tenants, all."""
+    if tenant is None:
+        return set(keys)
+    return {
+        key
+        for chunk in chunks(sorted(keys))
+        for key in connection.execute(
+            select(Job.image_key).where(Job.image_key.in_(chunk), _is_theirs(tenant)).distinct()
+        ).scalars()
+    }
+
+
+def submission(connection: Connection, tenant: str | None, submission_id: UUID) -> SubmissionRow | None:
+    """Return a submission of this tenant, or None."""
+    found = _submissions(connection, tenant, Submission.id == submission_id, limit=1)
+    return found[0] if found else None
+
+
+def submissions(
+    connection: Connection, tenant: str | None, *, after: UUID | None, limit: int
+) -> list[SubmissionRow]:
+    """Return submissions, newest first; of the page that follows the submission ``after``."""
+    return _submissions(connection, tenant, true() if after is None else Submission.id < after, limit=limit)
+
+
+def _submissions(
+    connection: Connection, tenant: str | None, condition: ColumnElement[bool], *, limit: int
+) -> list[SubmissionRow]:
+    is_theirs = true() if tenant is None else Submission.tenant == tenant
+    rows = connection.execute(
+        select(Submission.id, Submission.created_at, Submission.total)
+        .where(and_(is_theirs, condition))
+        .order_by(Submission.id.desc())
+        .limit(limit)
+    ).all()
+    counts: defaultdict[UUID, dict[JobState, int]] = defaultdict(dict)
+    claimed: defaultdict[UUID, list[datetime]] = defaultdict(list)
+    finished: defaultdict[UUID, list[datetime]] = defaultdict(list)
+    states = (
+        select(
+            Job.submission_id,
+            Job.state,
+            func.count().label("jobs"),
+            func.min(Job.claimed_at).label("claimed_at"),
+            func.max(Job.finished_at).label("finished_at"),
+        )
+        .where(Job.submission_id.in_([row.id for row in rows]))
+        .group_by(Job.submission_id, Job.state)
+    )
+    for row in connection.execute(states):
+        counts[row.submission_id][JobState(row.state)] = row.jobs
+        claimed[row.submission_id] += [row.claimed_at] if row.claimed_at else []
+        finished[row.submission_id] += [row.finished_at] if row.finished_at else []
+    return [
+        SubmissionRow(
+            id=row.id,
+            created_at=row.created_at,
+            total=row.total,
+            counts=counts[row.id],
+            first_claimed_at=min(claimed[row.id], default=None),
+            last_finished_at=max(finished[row.id], default=None),
+        )
+        for row in rows
+    ]
+
+
+def models(connection: Connection, *, silent_after_s: float) -> list[tuple[ModelRef, int]]:
+    """Return every model version that a worker has served, and how many workers serve it now."""
+    is_alive = and_(
+        Worker.model_id == ModelVersion.id,
+        Worker.stopped_at.is_(None),
+        Worker.unhealthy_at.is_(None),
+        Worker.last_seen_at >= db_now(-silent_after_s),
+    )
+    statement = (
+        select(
+            ModelVersion.name,
+            ModelVersion.version,
+            ModelVersion.precision,
+            ModelVersion.trained,
+            func.count(Worker.id).label("workers"),
+        )
+        .outerjoin(Worker, is_alive)
+        .group_by(ModelVersion.name, ModelVersion.version, ModelVersion.precision, ModelVersion.trained)
+        .order_by(ModelVersion.name, ModelVersion.version, ModelVersion.precision)
+    )
+    return [
+        (
+            ModelRef(name=row.name, version=row.version, precision=row.precision, trained=row.trained),
+            row.workers,
+        )
+        for row in connection.execute(statement)
+    ]

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from alexq_producer import Producer, Rejection, Submission
+    from alexq_producer.async_client import AsyncClient
+    from alexq_producer.client import Client
+    from alexq_producer.wire import Retries, Timeouts
     from alexq_schema.errors import AlexqError, FailedError, ImageError, RejectedError, WaitTimeoutError
     from alexq_schema.job import Job, JobState, Prediction
     from alexq_schema.settings import Settings
@@ -24,6 +27,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AlexqError": "alexq_schema.errors",
+    "AsyncClient": "alexq_producer.async_client",
+    "Client": "alexq_producer.client",
     "FailedError": "alexq_schema.errors",
     "ImageError": "alexq_schema.errors",
     "Job": "alexq_schema.job",
@@ -32,13 +37,17 @@ _HOMES = {
     "Producer": "alexq_producer",
     "RejectedError": "alexq_schema.errors",
     "Rejection": "alexq_producer",
+    "Retries": "alexq_producer.wire",
     "Settings": "alexq_schema.settings",
     "Submission": "alexq_producer",
+    "Timeouts": "alexq_producer.wire",
     "WaitTimeoutError": "alexq_schema.errors",
 }
 
 __all__ = [
     "AlexqError",
+    "AsyncClient",
+    "Client",
     "FailedError",
     "ImageError",
     "Job",
@@ -47,8 +56,10 @@ __all__ = [
     "Producer",
     "RejectedError",
     "Rejection",
+    "Retries",
     "Settings",
     "Submission",
+    "Timeouts",
     "WaitTimeoutError",
 ]
 

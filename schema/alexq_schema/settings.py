@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     max_submission_images: int = Field(default=10_000, ge=1, le=100_000)
     """Images of one upload over HTTP."""
 
+    server: str = ""
+    """Address of the gateway that the HTTP client uses, ``https://host``."""
+    api_key: str = Field(default="", repr=False)
+    """The key that it sends."""
+
     log_format: Literal["console", "json"] = "console"
 
     @model_validator(mode="before")

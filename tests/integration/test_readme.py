@@ -35,25 +35,34 @@ def test_the_readmes_python_runs_as_it_stands(
     start_worker()
     for name, crop in zip(("cat.jpg", "dog.jpg"), photo_crops(2), strict=True):
         (tmp_path / name).write_bytes(encode(crop, "JPEG"))
-    classify, submit, plain_celery = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    classify, submit, plain_celery, over_http = re.findall(
+        r"```python\n(.*?)```", README.read_text(), re.DOTALL
+    )
     programs = [
         classify,
         f"from alexq import Producer\n{submit}",
         plain_celery.replace("redis://…", settings.broker_url),
     ]
+    recipe = re.findall(r"```python\n(.*?)```", (ROOT / "docs/howto/http.md").read_text(), re.DOTALL)[0]
+    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
+        programs += [program.replace(GATEWAY, gateway.url) for program in (over_http, recipe)]
+        outputs = [run(program, settings, tmp_path) for program in programs]
 
-    for program, answers in zip(programs, (1, 2, 1), strict=True):
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env=environment(settings),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert len(done.stdout.splitlines()) == answers
+    assert [len(output.splitlines()) for output in outputs] == [1, 2, 1, 2, 4]
+
+
+def run(program: str, settings: Settings, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(settings),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")

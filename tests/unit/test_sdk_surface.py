@@ -29,6 +29,8 @@ print(imported_s)
 def test_everything_public_is_there() -> None:
     assert sorted(alexq.__all__) == [
         "AlexqError",
+        "AsyncClient",
+        "Client",
         "FailedError",
         "ImageError",
         "Job",
@@ -37,8 +39,10 @@ def test_everything_public_is_there() -> None:
         "Producer",
         "RejectedError",
         "Rejection",
+        "Retries",
         "Settings",
         "Submission",
+        "Timeouts",
         "WaitTimeoutError",
     ]
     assert all(getattr(alexq, name) is not None for name in alexq.__all__)

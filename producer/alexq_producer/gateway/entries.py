@@ -199,8 +199,9 @@ def _check_unpacked(unpacked: int, max_bytes: int) -> None:
 
 
 def _is_wanted(name: str) -> bool:
-    """Return whether this is a file that a person put there: as `alexq submit` takes them from folders."""
-    return not any(part.startswith((".", "__MACOSX")) for part in name.removeprefix("./").split("/"))
+    """Return whether a person put this file there: not macOS, which adds some to every archive."""
+    *folders, file = name.split("/")
+    return "__MACOSX" not in folders and file != ".DS_Store" and not file.startswith("._")
 
 
 def _of_lines(pieces: Iterator[bytes], max_line_bytes: int) -> Iterator[Entry]:

@@ -1,0 +1,103 @@
+"""From whatever a service holds as an image to a body that can be sent any number of times."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self, cast
+
+from alexq_producer import sources
+from alexq_schema.errors import UsageError
+
+MEMORY_BYTES: Final = 2**24
+"""A submission that packs to more than this is packed into a temporary file."""
+
+MAX_IMAGE_BYTES: Final = 2**31
+"""No gateway takes more; what it takes is its own affair."""
+
+
+def is_one(images: object) -> bool:
+    """Return whether ``images`` is one image: arrays are iterable, but not of images."""
+    return sources.is_one(images) or bool({"numpy", "PIL"} & _origins(images))
+
+
+def encoded(image: Any, position: int) -> tuple[str, bytes]:
+    """Return what to call an image and its encoded bytes; pixels become a PNG, which loses nothing.
+
+    Args:
+        image: encoded bytes, a path, a binary file, a Pillow image, or a NumPy array of uint8: [H, W] or
+            [H, W, 3 or 4].
+
+    Raises:
+        ImageNotFoundError, ImageUnreadableError: there is no such file, or it cannot be read.
+        UsageError: it is nothing that an image can be made of.
+    """
+    if "numpy" in _origins(image):
+        image = _from_array(image)
+    if "PIL" in _origins(image):
+        packed = io.BytesIO()
+        try:
+            image.save(packed, "PNG")
+        except OSError as error:
+            raise UsageError(f"image {position}: {error}; convert it to RGB first") from error
+        return getattr(image, "filename", "") or f"image {position}", packed.getvalue()
+    name = sources.name_of(image, position)
+    return name, sources.read(image, name, MAX_IMAGE_BYTES)
+
+
+def _origins(image: object) -> set[str]:
+    """Return the packages that the class of ``image`` comes from: none of them need be installed."""
+    return {base.__module__.partition(".")[0] for base in type(image).__mro__}
+
+
+def _from_array(array: Any) -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UsageError("an array needs Pillow to become a picture: pip install pillow") from error
+    told = f"{array.dtype} {list(array.shape)} is no picture: give uint8 [H, W] or [H, W, 3 or 4]"
+    if str(array.dtype) != "uint8":
+        raise UsageError(f"an array {told}")
+    try:
+        return Image.fromarray(array)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"an array {told}") from error
+
+
+class Packer:
+    """Packs images, as they come, into a tar that can be sent again."""
+
+    def __init__(self) -> None:
+        self._file = cast(BinaryIO, tempfile.SpooledTemporaryFile(MEMORY_BYTES))  # noqa: SIM115
+        self._archive = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._archive.close()
+        self._file.close()
+
+    def add(self, image: Any) -> None:
+        """Pack one image; raises as :func:`encoded`."""
+        name, data = encoded(image, self._count)
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        self._archive.addfile(member, io.BytesIO(data))
+        self._count += 1
+
+    def finish(self) -> BinaryIO:
+        """Return the archive.
+
+        Raises:
+            UsageError: nothing was packed.
+        """
+        self._archive.close()
+        if not self._count:
+            raise UsageError("nothing to submit: the call held no image")
+        return self._file

@@ -12,6 +12,7 @@ from celery import Celery
 from kombu.exceptions import KombuError
 
 from alexq_producer.combining import Combining
+from alexq_producer.trailing import Trailing
 from alexq_schema.celery_settings import publish
 from alexq_schema.db import accept, idempotency, publishing
 from alexq_schema.db.accept import NewSubmission
@@ -19,7 +20,10 @@ from alexq_schema.db.idempotency import Claim
 from alexq_schema.db.session import Database
 from alexq_schema.errors import DatabaseUnavailableError
 from alexq_schema.images import ImageStore, Staging
-from alexq_schema.names import TASK_CLASSIFY_JOBS
+from alexq_schema.names import TASK_CLASSIFY_JOBS, Lane
+
+MAX_UNSENT = 50_000
+"""Jobs whose messages wait to go out, where they go out later; those of more are left to the sweeper."""
 
 log = logging.getLogger("alexq.producer")
 
@@ -34,11 +38,20 @@ class _Request:
 class Acceptance:
     """One sync, one transaction and one pipelined publish for all threads that submit at the same time."""
 
-    def __init__(self, images: ImageStore, database: Database, celery: Celery) -> None:
+    def __init__(
+        self, images: ImageStore, database: Database, celery: Celery, *, publishes_later: bool = False
+    ) -> None:
+        """Prepare.
+
+        Args:
+            publishes_later: messages go out after :meth:`accept` has returned, so that a silent broker
+                delays nobody; for a process that stays. What is unsent when it dies, the sweeper notices.
+        """
         self._images = images
         self._database = database
         self._celery = celery
         self._accept_together = Combining(self._accept)
+        self._later = Trailing(self._send, MAX_UNSENT) if publishes_later else None
 
     def accept(self, submission: NewSubmission, staging: Staging, claim: Claim | None = None) -> bool:
         """Return when the submission is accepted, whole: on disk, and its messages sent or marked as due.
@@ -69,12 +82,23 @@ class Acceptance:
         self._publish(accepted)
         return is_accepted
 
+    def close(self, timeout_s: float) -> None:
+        """Send what is unsent, for ``timeout_s`` at the longest; accept nothing afterwards."""
+        if self._later is not None:
+            self._later.close(timeout_s)
+
     def _publish(self, submissions: Sequence[NewSubmission]) -> None:
         jobs = [
             (job.job_id, TASK_CLASSIFY_JOBS, submission.lane)
             for submission in submissions
             for job in submission.jobs
         ]
+        if self._later is None:
+            self._send(jobs)
+        elif not self._later.put(jobs):
+            self._ask_sweeper([job_id for job_id, *_ in jobs])
+
+    def _send(self, jobs: Sequence[tuple[UUID, str, Lane]]) -> None:
         try:
             publish(self._celery, jobs)
         except (KombuError, OSError) as error:

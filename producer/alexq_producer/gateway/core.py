@@ -54,7 +54,7 @@ class Core:
         )
         self._celery = Celery("alexq-gateway", set_as_current=False)
         self._celery.conf.update(celery_config(settings))
-        self.acceptance = Acceptance(self.images, self.database, self._celery)
+        self.acceptance = Acceptance(self.images, self.database, self._celery, publishes_later=True)
         self._calls = CapacityLimiter(CALL_THREADS)
         self._uploads = CapacityLimiter(UPLOAD_THREADS)
         self._large = CapacityLimiter(LARGE_THREADS)
@@ -85,6 +85,7 @@ class Core:
             pass  # the subscription stays
 
     def _close(self) -> None:
+        self.acceptance.close(2 * self.settings.publish_timeout_s)
         self._celery.close()
         self.announcements.close()
         self.database.close()

@@ -127,6 +127,9 @@ class FakeGateway(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
     def _serve(self, request: httpx2.Request, body: bytes) -> tuple[int, bytes]:
         kind, *rest = request.url.path.removeprefix("/v1/").split("/")
         where = [request.method, *rest]
+        if [request.method, kind, *rest] == ["GET", "models"]:
+            model = {"name": "fake", "version": "1", "precision": "fp32", "trained": False, "workers": 1}
+            return HTTPStatus.OK, json.dumps({"models": [model]}).encode()
         if where == ["POST"]:
             return self._once(request, body, self._take_one if kind == "jobs" else self._take_many)
         served = self._serve_jobs(where, request) if kind == "jobs" else self._serve_submissions(where)

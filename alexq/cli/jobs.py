@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, TextIO
 from uuid import UUID
 
 import typer
 
-from alexq.cli.options import DataDir, Json, given
+from alexq.cli.options import DataDir, Json, Server, given
 from alexq_schema.job import TOP_K, Job, JobState
 
 if TYPE_CHECKING:
+    from alexq.cli.desk import Desk, Handed
     from alexq.cli.output import Output
-    from alexq_producer import Producer, Submission
 
 TopK = Annotated[int, typer.Option("--top-k", min=1, max=TOP_K, help="Labels to show for each image.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the results and show them as they come.")]
@@ -35,11 +35,17 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="jobs")
 
 
-def _producer(data_dir: DataDir) -> Producer:
+def _desk(server: Server, data_dir: DataDir) -> AbstractContextManager[Desk]:
+    from alexq.cli.desk import Local, Remote
+
+    if server:
+        from alexq_producer.client import Client
+
+        return Remote(Client(server))
     from alexq_producer import Producer
     from alexq_schema.settings import Settings
 
-    return Producer(Settings.connected(**given(data_dir=data_dir)))
+    return Local(Producer(Settings.connected(**given(data_dir=data_dir))))
 
 
 def submit(
@@ -58,23 +64,24 @@ def submit(
         typer.Option(metavar="SECONDS", help="Jobs that no worker has begun by then expire."),
     ] = None,
     as_json: Json = False,
+    server: Server = None,
     data_dir: DataDir = None,
 ) -> None:
     """Submit images. Inputs that are refused are named, and the others go on."""
     from alexq.cli.inputs import expand
     from alexq.cli.output import Output
 
-    with _producer(data_dir) as producer, Output(as_json=as_json, top_k=top_k) as output:
+    with _desk(server, data_dir) as desk, Output(as_json=as_json, top_k=top_k) as output:
         output.begin("reading", None)
         images = _ticking(expand(paths, _names_from_stdin()), output)
-        submission = producer.submit(images, rejected="skip", deadline_s=deadline)
-        for rejection in submission.rejected:
-            output.show(rejection.as_job())
+        submission, rejected = desk.submit(images, deadline)
+        for job in rejected:
+            output.show(job)
         if submission.job_ids and wait:
-            _warn_of_no_worker(producer, output)
+            _warn_of_no_worker(desk, output)
             _follow(submission, output)
         elif submission.job_ids:
-            _list_accepted(producer, submission, output, as_json=as_json)
+            _list_accepted(desk, submission, output, as_json=as_json)
     if output.has_failures:
         raise typer.Exit(1)
 
@@ -85,8 +92,8 @@ def _names_from_stdin() -> TextIO | None:
     return sys.stdin
 
 
-def _warn_of_no_worker(producer: Producer, output: Output) -> None:
-    if not producer.workers_alive():
+def _warn_of_no_worker(desk: Desk, output: Output) -> None:
+    if not desk.workers_alive():
         output.say("no worker is alive: the jobs wait until one starts (alexq worker, or alexq up)")
 
 
@@ -96,7 +103,7 @@ def _ticking(paths: Iterable[str], output: Output) -> Iterator[str]:
         output.advance()
 
 
-def _follow(submission: Submission, output: Output) -> None:
+def _follow(submission: Handed, output: Output) -> None:
     """Show results as they come; Ctrl-C leaves the jobs running."""
     output.begin("classifying", len(submission))
     try:
@@ -108,10 +115,10 @@ def _follow(submission: Submission, output: Output) -> None:
         raise
 
 
-def _list_accepted(producer: Producer, submission: Submission, output: Output, *, as_json: bool) -> None:
+def _list_accepted(desk: Desk, submission: Handed, output: Output, *, as_json: bool) -> None:
     from alexq.cli.output import printable
 
-    for job in producer.jobs(submission.job_ids):
+    for job in desk.jobs_of(submission):
         if as_json:
             typer.echo(job.model_dump_json())
         else:
@@ -123,23 +130,24 @@ def _list_accepted(producer: Producer, submission: Submission, output: Output, *
 
 
 def result(
-    ids: Ids, wait: Wait = False, top_k: TopK = TOP_K, as_json: Json = False, data_dir: DataDir = None
+    ids: Ids,
+    wait: Wait = False,
+    top_k: TopK = TOP_K,
+    as_json: Json = False,
+    server: Server = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Show what became of submissions or jobs, by their ids."""
     from alexq.cli.output import Output
-    from alexq_schema.errors import JobNotFoundError
 
-    with _producer(data_dir) as producer, Output(as_json=as_json, top_k=top_k) as output:
+    with _desk(server, data_dir) as desk, Output(as_json=as_json, top_k=top_k) as output:
         for given_id in ids:
-            try:
-                submission = producer.submission(given_id)
-            except JobNotFoundError:
-                submission = producer.submission_of_job(given_id)
+            submission = desk.find(given_id)
             if wait:
-                _warn_of_no_worker(producer, output)
+                _warn_of_no_worker(desk, output)
                 _follow(submission, output)
             else:
-                for job in producer.jobs(submission.job_ids):
+                for job in desk.jobs_of(submission):
                     output.show(job)
     if output.has_failures:
         raise typer.Exit(1)
@@ -151,11 +159,12 @@ def list_jobs(
     submission: Annotated[UUID | None, typer.Option(help="Only jobs of this submission.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Jobs to show, at most.")] = 50,
     as_json: Json = False,
+    server: Server = None,
     data_dir: DataDir = None,
 ) -> None:
     """List jobs, newest first."""
-    with _producer(data_dir) as producer:
-        found = producer.newest(state=state, label=label, submission_id=submission, limit=limit)
+    with _desk(server, data_dir) as desk:
+        found = desk.newest(state=state, label=label, submission_id=submission, limit=limit)
     if as_json:
         for job in found:
             typer.echo(job.model_dump_json())
@@ -186,7 +195,7 @@ def _told(job: Job) -> str:
     return f"{job.label} {job.probability:.1%}" if job.probability is not None else ""
 
 
-def _table(found: list[Job], columns: tuple[Column, ...]) -> None:
+def _table(found: Sequence[Job], columns: tuple[Column, ...]) -> None:
     from rich import table
     from rich.console import Console
     from rich.text import Text
@@ -206,18 +215,18 @@ def _table(found: list[Job], columns: tuple[Column, ...]) -> None:
     Console(width=None if sys.stdout.isatty() else 2_000).print(shown)
 
 
-def show(ids: Ids, data_dir: DataDir = None) -> None:
+def show(ids: Ids, server: Server = None, data_dir: DataDir = None) -> None:
     """Show everything about jobs, as JSON for reading."""
-    with _producer(data_dir) as producer:
-        for job in producer.jobs(ids):
+    with _desk(server, data_dir) as desk:
+        for job in desk.jobs(ids):
             typer.echo(job.model_dump_json(indent=2))
 
 
-def cancel(ids: Ids, data_dir: DataDir = None) -> None:
+def cancel(ids: Ids, server: Server = None, data_dir: DataDir = None) -> None:
     """Cancel jobs: a queued one at once, a running one's result is discarded."""
-    with _producer(data_dir) as producer:
-        known = _known(producer, ids)
-        cancelled = set(producer.cancel(sorted(known)))
+    with _desk(server, data_dir) as desk:
+        known = _known(desk, ids)
+        cancelled = set(desk.cancel(sorted(known)))
     for job_id in ids:
         if job_id in known:
             typer.echo(f"{job_id}  {'cancelled' if job_id in cancelled else 'had already ended'}")
@@ -229,6 +238,7 @@ def redrive(
     every: Annotated[bool, typer.Option("--all", help="Every dead job.")] = False,
     error: Annotated[str | None, typer.Option(help="Every dead job with this error code.")] = None,
     submission: Annotated[UUID | None, typer.Option(help="Every dead job of this submission.")] = None,
+    server: Server = None,
     data_dir: DataDir = None,
 ) -> None:
     """Queue dead jobs again with fresh attempts: those named, those that match, or all."""
@@ -236,9 +246,9 @@ def redrive(
 
     if bool(ids) + (every or bool(error or submission)) != 1 or (every and (error or submission)):
         raise UsageError("name the jobs to redrive, or give --error or --submission or both, or --all")
-    with _producer(data_dir) as producer:
-        known = _known(producer, ids or [])
-        redriven = producer.redrive(ids, error_code=error, submission_id=submission)
+    with _desk(server, data_dir) as desk:
+        known = _known(desk, ids or [])
+        redriven = desk.redrive(ids, error, submission)
     for job_id in redriven:
         typer.echo(f"{job_id}  queued")
     not_dead = sorted(known - set(redriven))
@@ -250,14 +260,14 @@ def redrive(
         raise typer.Exit(1)
 
 
-def _known(producer: Producer, ids: list[UUID]) -> set[UUID]:
+def _known(desk: Desk, ids: list[UUID]) -> set[UUID]:
     """Return those of ``ids`` that are jobs."""
     from alexq_schema.errors import JobNotFoundError
 
     known: set[UUID] = set()
     for job_id in ids:
         with suppress(JobNotFoundError):
-            known.update(job.job_id for job in producer.jobs([job_id]) if job.job_id)
+            known.update(job.job_id for job in desk.jobs([job_id]) if job.job_id)
     return known
 
 

@@ -10,10 +10,12 @@ import typer
 from alexq.cli import doctor, gateway, jobs, models, stack
 from alexq_schema.errors import (
     AlexqError,
+    ForbiddenError,
     MigrationError,
     SettingsError,
     StackError,
     StackRunningError,
+    UnauthenticatedError,
     UnavailableError,
     UsageError,
 )
@@ -22,6 +24,8 @@ EXIT_CODES: tuple[tuple[type[AlexqError], int], ...] = (
     (UsageError, 2),
     (SettingsError, 2),
     (StackRunningError, 4),
+    (UnauthenticatedError, 4),
+    (ForbiddenError, 4),
     (UnavailableError, 3),
     (MigrationError, 3),
     (StackError, 3),

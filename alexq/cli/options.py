@@ -14,6 +14,16 @@ DataDir = Annotated[
         file_okay=False,
     ),
 ]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="ALEXQ_SERVER",
+        help="Go through the HTTP gateway at URL, with the key in ALEXQ_API_KEY, instead of directly.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")]
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps [ALEXQ_DEVICE].", show_default=False)

@@ -12,7 +12,7 @@ import httpx2
 import stamina
 
 from alexq_producer import operations, wire
-from alexq_producer.operations import Accepted, Operation, Pending, SubmissionStatus
+from alexq_producer.operations import Accepted, Operation, Pending, ServedModel, SubmissionStatus
 from alexq_producer.packing import Packer, is_one
 from alexq_producer.wire import Call, Retries, Timeouts
 from alexq_schema.job import Job, JobState
@@ -57,12 +57,12 @@ class AsyncClient:
     ) -> AsyncRemoteSubmission:
         """Hand in one image or many, also from an async iterable (see :meth:`Client.submit`)."""
         lane = lane or (Lane.INTERACTIVE if is_one(images) else Lane.BULK)
-        with Packer() as packer:
+        with Packer(skips_rejected=rejected == "skip") as packer:
             async for image in _each(images):
                 await anyio.to_thread.run_sync(packer.add, image)  # it reads files and encodes pixels
             accepted = await self._run(
                 operations.submit(
-                    packer.finish(),
+                    packer,
                     rejected=rejected,
                     deadline_s=deadline_s,
                     lane=lane,
@@ -75,6 +75,10 @@ class AsyncClient:
         """Return an earlier submission (see :meth:`Client.submission`)."""
         return AsyncRemoteSubmission(self, await self._run(operations.submission(submission_id)))
 
+    async def submission_of_job(self, job_id: UUID) -> AsyncRemoteSubmission:
+        """Return one job as something to wait on (see :meth:`Client.submission_of_job`)."""
+        return AsyncRemoteSubmission(self, await self._run(operations.submission_of_job(job_id)))
+
     async def job(self, job_id: UUID) -> Job:
         """Return a job as it stands now (see :meth:`Client.job`)."""
         return await self._run(operations.show(job_id))
@@ -85,7 +89,7 @@ class AsyncClient:
         state: JobState | None = None,
         label: str | None = None,
         submission_id: UUID | None = None,
-        limit: int = 50,
+        limit: int | None = 50,
     ) -> list[Job]:
         """Return jobs, newest first, that match every filter given."""
         return await self._run(operations.list_jobs(state, label, submission_id, limit))
@@ -97,6 +101,10 @@ class AsyncClient:
     async def redrive(self, job_id: UUID) -> Job:
         """Queue a dead job again and return it (see :meth:`Client.redrive`)."""
         return await self._run(operations.redrive(job_id))
+
+    async def models(self) -> list[ServedModel]:
+        """Return the model versions that workers serve or have served."""
+        return await self._run(operations.list_models())
 
     async def close(self) -> None:
         """Close every connection; submitted jobs go on."""

@@ -11,7 +11,7 @@ import httpx2
 import stamina
 
 from alexq_producer import operations, wire
-from alexq_producer.operations import Accepted, Operation, Pending, SubmissionStatus
+from alexq_producer.operations import Accepted, Operation, Pending, ServedModel, SubmissionStatus
 from alexq_producer.packing import Packer, is_one
 from alexq_producer.wire import Call, Retries, Timeouts
 from alexq_schema.job import Job, JobState
@@ -90,12 +90,12 @@ class Client:
             UnavailableError: the gateway, or what is behind it, does not answer.
         """
         lane = lane or (Lane.INTERACTIVE if is_one(images) else Lane.BULK)
-        with Packer() as packer:
+        with Packer(skips_rejected=rejected == "skip") as packer:
             for image in [images] if is_one(images) else images:
                 packer.add(image)
             accepted = self._run(
                 operations.submit(
-                    packer.finish(),
+                    packer,
                     rejected=rejected,
                     deadline_s=deadline_s,
                     lane=lane,
@@ -112,6 +112,14 @@ class Client:
         """
         return RemoteSubmission(self, self._run(operations.submission(submission_id)))
 
+    def submission_of_job(self, job_id: UUID) -> RemoteSubmission:
+        """Return one job as something to wait on.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+        """
+        return RemoteSubmission(self, self._run(operations.submission_of_job(job_id)))
+
     def job(self, job_id: UUID) -> Job:
         """Return a job as it stands now.
 
@@ -126,9 +134,9 @@ class Client:
         state: JobState | None = None,
         label: str | None = None,
         submission_id: UUID | None = None,
-        limit: int = 50,
+        limit: int | None = 50,
     ) -> list[Job]:
-        """Return jobs, newest first, that match every filter given."""
+        """Return jobs, newest first, that match every filter given; all of them where ``limit`` is None."""
         return self._run(operations.list_jobs(state, label, submission_id, limit))
 
     def cancel(self, job_id: UUID) -> Job:
@@ -148,6 +156,10 @@ class Client:
             JobStateError: it is not dead.
         """
         return self._run(operations.redrive(job_id))
+
+    def models(self) -> list[ServedModel]:
+        """Return the model versions that workers serve or have served."""
+        return self._run(operations.list_models())
 
     def close(self) -> None:
         """Close every connection; submitted jobs go on."""

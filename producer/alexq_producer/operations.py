@@ -6,15 +6,15 @@ import io
 import time
 from collections.abc import Generator, Sequence
 from datetime import datetime
-from typing import Any, BinaryIO, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel
 
-from alexq_producer.packing import encoded
+from alexq_producer.packing import Packer, encoded
 from alexq_producer.wire import Call
 from alexq_schema.errors import JobNotFoundError, WaitTimeoutError
-from alexq_schema.job import Job, JobError, JobState, Timings
+from alexq_schema.job import Job, JobError, JobState, ModelRef, Timings
 from alexq_schema.names import Lane
 
 T = TypeVar("T")
@@ -59,6 +59,17 @@ class _AcceptedSubmission(BaseModel):
     submission_id: UUID | None
     job_ids: list[UUID]
     rejected: list[_RejectedInput]
+
+
+class ServedModel(ModelRef):
+    """A model version that workers serve or have served."""
+
+    workers: int
+    """Workers that serve it now."""
+
+
+class _Models(BaseModel):
+    models: list[ServedModel]
 
 
 class _JobPage(BaseModel):
@@ -112,14 +123,18 @@ def _waiting(call: Call, wait_s: float) -> Call:
 
 
 def submit(
-    packed: BinaryIO,
+    packer: Packer,
     *,
     rejected: Literal["raise", "skip"],
     deadline_s: float | None,
     lane: Lane,
     idempotency_key: str | None,
 ) -> Operation[Accepted]:
-    """Hand in what :class:`alexq_producer.packing.Packer` packed."""
+    """Hand in what was packed."""
+    refused = tuple(rejection.as_job() for rejection in packer.refused)
+    packed = packer.finish()
+    if packed is None:
+        return Accepted(submission_id=None, job_ids=(), rejected=refused)
     params = _given(rejected=rejected, deadline_s=deadline_s, lane=lane.value)
     headers = {"Content-Type": "application/x-tar", "Idempotency-Key": idempotency_key or str(uuid4())}
     answer = yield Call("POST", "/v1/submissions", params, headers, packed)
@@ -127,7 +142,7 @@ def submit(
     return Accepted(
         submission_id=accepted.submission_id,
         job_ids=tuple(accepted.job_ids),
-        rejected=tuple(one.as_job() for one in accepted.rejected),
+        rejected=refused + tuple(one.as_job() for one in accepted.rejected),
     )
 
 
@@ -139,6 +154,12 @@ def submission(submission_id: UUID) -> Operation[Accepted]:
     return Accepted(submission_id=submission_id, job_ids=tuple(job_ids), rejected=())
 
 
+def submission_of_job(job_id: UUID) -> Operation[Accepted]:
+    """Return one job as if it were all of its submission."""
+    job = yield from show(job_id)
+    return Accepted(submission_id=job.submission_id, job_ids=(job_id,), rejected=())
+
+
 def status(submission_id: UUID) -> Operation[SubmissionStatus]:
     """Return how far a submission is."""
     return SubmissionStatus.model_validate_json((yield Call("GET", f"/v1/submissions/{submission_id}")))
@@ -147,6 +168,11 @@ def status(submission_id: UUID) -> Operation[SubmissionStatus]:
 def cancel_submission(submission_id: UUID) -> Operation[SubmissionStatus]:
     """Cancel what is unfinished of a submission."""
     return SubmissionStatus.model_validate_json((yield Call("DELETE", f"/v1/submissions/{submission_id}")))
+
+
+def list_models() -> Operation[list[ServedModel]]:
+    """Return the model versions that workers serve or have served."""
+    return _Models.model_validate_json((yield Call("GET", "/v1/models"))).models
 
 
 def show(job_id: UUID) -> Operation[Job]:

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, cast
 
 from alexq_producer import sources
-from alexq_schema.errors import UsageError
+from alexq_producer.submission import Rejection
+from alexq_schema.errors import ImageError, UsageError
 
 MEMORY_BYTES: Final = 2**24
 """A submission that packs to more than this is packed into a temporary file."""
@@ -69,7 +70,14 @@ def _from_array(array: Any) -> Any:
 class Packer:
     """Packs images, as they come, into a tar that can be sent again."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, skips_rejected: bool) -> None:
+        """Prepare.
+
+        Args:
+            skips_rejected: whether an image that cannot be read is listed in ``refused`` instead of raised.
+        """
+        self.refused: list[Rejection] = []
+        self._skips_rejected = skips_rejected
         self._file = cast(BinaryIO, tempfile.SpooledTemporaryFile(MEMORY_BYTES))  # noqa: SIM115
         self._archive = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
         self._count = 0
@@ -85,19 +93,25 @@ class Packer:
 
     def add(self, image: Any) -> None:
         """Pack one image; raises as :func:`encoded`."""
-        name, data = encoded(image, self._count)
+        try:
+            name, data = encoded(image, self._count)
+        except ImageError as error:
+            if not self._skips_rejected:
+                raise
+            self.refused.append(Rejection(sources.name_of(image, self._count), error))
+            return
         member = tarfile.TarInfo(name)
         member.size = len(data)
         self._archive.addfile(member, io.BytesIO(data))
         self._count += 1
 
-    def finish(self) -> BinaryIO:
-        """Return the archive.
+    def finish(self) -> BinaryIO | None:
+        """Return the archive, or None where every image was refused.
 
         Raises:
-            UsageError: nothing was packed.
+            UsageError: there was no image.
         """
         self._archive.close()
-        if not self._count:
+        if not self._count and not self.refused:
             raise UsageError("nothing to submit: the call held no image")
-        return self._file
+        return self._file if self._count else None

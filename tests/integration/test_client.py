@@ -219,7 +219,7 @@ def test_an_error_has_the_class_that_its_code_names(bench: Bench, tmp_path: Path
     assert len(client.jobs()) == 1
 
 
-def test_images_that_are_refused_can_be_listed(bench: Bench) -> None:
+def test_images_that_are_refused_can_be_listed(bench: Bench, tmp_path: Path) -> None:
     submission = bench.client.submit([PHOTOGRAPHS[0], TEXT], rejected="skip")
     nothing = bench.client.submit([TEXT], rejected="skip")
 
@@ -229,6 +229,10 @@ def test_images_that_are_refused_can_be_listed(bench: Bench) -> None:
     assert refused.error.code == "image_type_unsupported"
     assert (nothing.id, len(nothing), len(nothing.rejected)) == (None, 0, 1)
     assert nothing.wait() == []
+    nowhere = bench.client.submit([tmp_path / "nowhere.jpg", PHOTOGRAPHS[0]], rejected="skip")
+    assert len(nowhere) == len(nowhere.rejected) == 1
+    assert nowhere.rejected[0].error.code == "image_not_found"
+    assert not bench.client.submit([tmp_path / "nowhere.jpg"], rejected="skip")
     with pytest.raises(JobNotFoundError):
         nothing.progress()
 

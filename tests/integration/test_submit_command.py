@@ -25,6 +25,7 @@ from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
 from alexq_schema.work import Crashed, Errored
 from tests.helpers.eventually import eventually
+from tests.helpers.gateway import running_gateway
 from tests.helpers.photos import encode, hostile_images, photo_crops
 from tests.helpers.processes import WorkerProcess
 from tests.helpers.system import System
@@ -340,3 +341,33 @@ def test_without_a_stack_the_person_is_told_of_alexq_up(tmp_path: Path, photos: 
     assert done.returncode == 3
     assert "alexq up" in done.stderr
     assert done.stdout == ""
+
+
+def test_the_same_commands_go_through_a_gateway(
+    alexq: Run, start_worker: StartWorker, photos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    (photos / "bad.jpg").write_text("no picture")
+    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
+        start_worker()
+        server = ("--server", gateway.url)
+        nowhere = str(tmp_path / "nowhere.jpg")
+        submitted = alexq("submit", str(photos), nowhere, "--wait", "--json", *server)
+        listed = alexq("jobs", "list", "--json", *server)
+        ids = [json.loads(line)["job_id"] for line in listed.stdout.splitlines()]
+        submission = json.loads(listed.stdout.splitlines()[0])["submission_id"]
+        of_submission = alexq("result", submission, "--json", *server)
+        of_job = alexq("result", ids[0], "--wait", *server)
+        cancelled = alexq("jobs", "cancel", ids[0], *server)
+        redriven = alexq("jobs", "redrive", "--all", *server)
+    away = alexq("jobs", "list", "--server", "http://127.0.0.1:9")
+
+    by_name = lines(submitted)
+    assert submitted.returncode == 1  # two were refused
+    assert [by_name[f"good-{number}.jpg"]["state"] for number in range(3)] == ["succeeded"] * 3
+    assert by_name["bad.jpg"]["error"]["code"] == "image_type_unsupported"
+    assert by_name["nowhere.jpg"]["error"]["code"] == "image_not_found"
+    assert len(ids) == len(of_submission.stdout.splitlines()) == 3
+    assert (of_job.returncode, cancelled.returncode, redriven.returncode) == (0, 0, 0)
+    assert "had already ended" in cancelled.stdout
+    assert away.returncode == 3
+    assert "gateway_unavailable" in away.stderr

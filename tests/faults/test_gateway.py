@@ -88,6 +88,16 @@ def test_a_client_that_stops_sending_is_cut(gateway: GatewayProcess, path: str) 
     assert b"request_timeout" in answer
 
 
+def test_what_is_no_http_is_a_problem_too(gateway: GatewayProcess) -> None:
+    with connect(gateway) as connection:
+        connection.sendall(b"HELO gateway\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in answer
+    assert b"request_invalid" in answer
+
+
 def test_an_oversize_body_is_cut_in_mid_stream(gateway: GatewayProcess) -> None:
     sent = 0
 

@@ -218,6 +218,10 @@ def test_what_cannot_be_served_is_a_problem_that_says_why(client: httpx2.Client,
     problem(client.get("/v1/jobs/nonsense"), 422, "request_invalid")
     problem(client.get("/v1/jobs", params={"cursor": "nonsense"}), 422, "request_invalid")
     problem(client.get("/nowhere"), 404, "route_not_found")
+    for moment in ("0.5", "2026-01-31T12:00:00", "yesterday"):
+        assert "created_after" in problem(
+            client.get("/v1/jobs", params={"created_after": moment}), 422, "request_invalid"
+        )
     not_allowed = client.put("/v1/jobs")
     problem(not_allowed, 405, "method_not_allowed")
     assert not_allowed.headers["allow"] == "GET, POST"

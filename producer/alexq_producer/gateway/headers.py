@@ -1,4 +1,4 @@
-"""Request headers that mean something, and the cursor of lists."""
+"""Request headers and parameters that several operations take."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import Depends, Header
+from pydantic import AwareDatetime, BeforeValidator
 
 from alexq_schema.errors import RequestError
 
@@ -41,6 +42,16 @@ def wait_s(
 
 
 WaitS = Annotated[float, Depends(wait_s)]
+
+
+def _written_out(value: object) -> object:
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\dT", value):
+        raise ValueError("give date, time and zone, as in 2026-01-31T12:00:00Z")
+    return value
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+"""A time of day in RFC 3339; pydantic alone would take bare numbers too."""
 
 
 def cursor_of(last_id: UUID) -> str:

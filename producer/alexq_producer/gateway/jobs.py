@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -14,7 +13,7 @@ from alexq_producer.gateway.auth import Administering, Caller, Reading, Submitti
 from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.entries import ImageReference, one_of
-from alexq_producer.gateway.headers import IdempotencyKey, WaitS, cursor_of, read_cursor
+from alexq_producer.gateway.headers import IdempotencyKey, Instant, WaitS, cursor_of, read_cursor
 from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.resources import JobPage
 from alexq_producer.gateway.state import shared
@@ -172,8 +171,8 @@ async def list_jobs(
     label: Annotated[str | None, Query(max_length=255, description="The best label.")] = None,
     model: Annotated[str | None, Query(max_length=129, description="`name/version`.")] = None,
     submission_id: UUID | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    created_after: Instant | None = None,
+    created_before: Instant | None = None,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
@@ -185,8 +184,8 @@ async def list_jobs(
         label,
         _model(model),
         submission_id,
-        _utc("created_after", created_after),
-        _utc("created_before", created_before),
+        created_after,
+        created_before,
     )
 
     def read() -> Sequence[Job]:
@@ -210,12 +209,6 @@ def _model(text: str | None) -> tuple[str, str] | None:
     if not slash:
         raise RequestError(f"model={text!r}: give name/version, as in `GET /v1/models`")
     return name, version
-
-
-def _utc(name: str, at: datetime | None) -> datetime | None:
-    if at is not None and at.tzinfo is None:
-        raise RequestError(f"{name}={at.isoformat()}: give the time zone too, as in 2026-01-31T12:00:00Z")
-    return at
 
 
 @router.delete("/v1/jobs/{job_id}", operation_id="cancel_job", summary="Cancel a job")

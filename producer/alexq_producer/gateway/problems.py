@@ -135,6 +135,22 @@ def status_of(kind: type[AlexqError]) -> HTTPStatus:
     )
 
 
+def problem_of(
+    error: AlexqError, status: int, *, instance: str, inputs: Sequence[InputProblem] = ()
+) -> Problem:
+    """Return ``error`` as a problem."""
+    return Problem(
+        type=f"urn:alexq:error:{error.code}",
+        title=(type(error).__doc__ or error.code).partition("\n")[0].replace("``", "`"),
+        status=status,
+        detail=error.detail,
+        instance=instance,
+        code=error.code,
+        is_retryable=error.is_retryable,
+        errors=list(inputs),
+    )
+
+
 def problem_response(
     request: Request,
     error: AlexqError,
@@ -144,16 +160,7 @@ def problem_response(
 ) -> Response:
     """Return the response that tells of ``error``."""
     status = status_of(type(error))
-    problem = Problem(
-        type=f"urn:alexq:error:{error.code}",
-        title=(type(error).__doc__ or error.code).partition("\n")[0].replace("``", "`"),
-        status=status,
-        detail=error.detail,
-        instance=request.url.path,
-        code=error.code,
-        is_retryable=error.is_retryable,
-        errors=list(inputs),
-    )
+    problem = problem_of(error, status, instance=request.url.path, inputs=inputs)
     told = {**_headers(status, error), **(headers or {})}
     return ProblemResponse(problem, told, closes=not _body_was_read(request))
 

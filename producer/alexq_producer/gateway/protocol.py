@@ -1,12 +1,16 @@
 """uvicorn's HTTP protocol with two limits that it lacks: on how long a request's head may take, and on how
-much of a body one connection holds in memory."""
+much of a body one connection holds in memory; and with a problem for what is no HTTP."""
 
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from alexq_producer.gateway.problems import MEDIA_TYPE, problem_of
+from alexq_schema.errors import RequestError
 
 HEAD_S: Final = 20.0
 """Time from the first byte of a connection, or of a further request on it, to the end of the headers."""
@@ -33,6 +37,17 @@ class PatientHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_came()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP with a problem, as every other error."""
+        error = RequestError(f"this is no HTTP/1.1 request: {msg}")
+        body = problem_of(error, HTTPStatus.BAD_REQUEST, instance="").model_dump_json(exclude_defaults=True)
+        head = (
+            f"HTTP/1.1 400 Bad Request\r\nContent-Type: {MEDIA_TYPE}\r\n"
+            f"Content-Length: {len(body.encode())}\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write((head + body).encode())
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()

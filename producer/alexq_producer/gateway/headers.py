@@ -24,7 +24,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-def wait_s(
+async def wait_s(
     prefer: Annotated[
         str | None,
         Header(description="`wait=N`: answer when it is finished, after N seconds at the latest (RFC 7240)."),
@@ -32,7 +32,8 @@ def wait_s(
 ) -> float:
     """Return how long the client prefers to wait, in seconds up to ``MAX_WAIT_S``; 0: not at all.
 
-    What makes no sense is ignored, as RFC 7240 asks.
+    What makes no sense is ignored, as RFC 7240 asks. A coroutine, though it waits for nothing: FastAPI
+    would run a plain function in a thread.
     """
     for preference in re.split("[,;]", prefer or ""):
         name, _, value = preference.partition("=")

@@ -144,6 +144,25 @@ def test_many_oversize_uploads_at_once_take_little_memory(gateway: GatewayProces
     assert peak - before <= 32 * MIB
 
 
+def test_a_gateway_that_stops_sends_those_who_wait_away_in_good_order(gateway: GatewayProcess) -> None:
+    answers: list[httpx2.Response] = []
+
+    def wait() -> None:
+        with gateway.client() as client:
+            headers = {**JPEG, "Prefer": "wait=60"}
+            answers.append(client.post("/v1/jobs", content=PHOTOGRAPH, headers=headers, timeout=90))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    with gateway.client() as client:
+        eventually(lambda: client.get("/v1/jobs").json()["jobs"], what="the job is accepted")
+    gateway.process.terminate()
+    waiting.join(60)
+
+    assert [(answer.status_code, answer.json()["state"]) for answer in answers] == [(202, "queued")]
+    assert gateway.process.wait(60) == 0
+
+
 def test_nobody_waits_for_a_redis_that_is_away(gateway: GatewayProcess, broker_url: str) -> None:
     with stopped_server(broker_url), gateway.client() as client:
         began_at = time.monotonic()

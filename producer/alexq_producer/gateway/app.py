@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Any, Final
 
 import uvicorn
@@ -107,7 +108,18 @@ def serve(settings: Settings) -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ended)
-    uvicorn.Server(config).run()
+    _Server(config, core).run()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, core: Core) -> None:
+        super().__init__(config)
+        self._core = core
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop: with SIGTERM or SIGINT."""
+        self._core.is_stopping = True
+        super().handle_exit(sig, frame)
 
 
 def _ended(_number: int, _frame: object) -> None:

@@ -42,6 +42,8 @@ class Core:
             SettingsError: a URL is malformed.
         """
         self.settings = settings
+        self.is_stopping = False
+        """Whoever waits for a job is sent away soon: another gateway, or this one later, goes on."""
         self.database = Database(settings.database_url)
         self.images = open_image_store(settings.images_url)
         self.tag = new_tag()

@@ -29,6 +29,8 @@ class Waiter:
     async def finished(self, timeout_s: float) -> AsyncIterator[Job]:
         """Yield each job once as it reaches a terminal state, until all have or ``timeout_s`` is over.
 
+        A gateway that stops ends it early, within ``SILENCE_S``.
+
         Raises:
             DatabaseUnavailableError: the database does not answer.
         """
@@ -45,7 +47,7 @@ class Waiter:
                 for job in self._new(await self._core.call(self._core.reader.finished, piece)):
                     yield job
             left_s = deadline - time.monotonic()
-            if not self._pending or left_s <= 0:
+            if not self._pending or left_s <= 0 or self._core.is_stopping:
                 return
             with self._listener.waiting(), suppress(TimeoutError):
                 async with asyncio.timeout(self._listener.patience_s(min(SILENCE_S, left_s))):

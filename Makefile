@@ -48,4 +48,4 @@ bench-smoke: setup  ## Say whether the queue has become dearer than last recorde
 	$(BIN)/python -m benchmarks.throughput.smoke
 
 clean:  ## Remove what set-up and tools made
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis

@@ -22,6 +22,7 @@ from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import JPEG, GatewayProcess, running_gateway
 from tests.helpers.photos import encode, photo_crops
+from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import stopped_server
 
 PHOTOGRAPH = encode(photo_crops(1)[0])
@@ -196,6 +197,22 @@ def test_nothing_is_accepted_while_the_database_is_away(gateway: GatewayProcess)
         assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
         assert int(answer.headers["retry-after"]) >= 1
     assert again.status_code == 202
+
+
+def test_a_postgresql_outage_is_told_and_survived(
+    settings: Settings, postgres_server: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"database_url": postgres_url})
+    with running_gateway(settings, tmp_path / "gateway.log") as gateway, gateway.client() as client:
+        before = client.post("/v1/jobs", content=PHOTOGRAPH, headers=JPEG)
+        with postgres_server.outage(postgres_url):
+            refused = client.post("/v1/jobs", content=PHOTOGRAPH, headers=JPEG)
+        after = client.post("/v1/jobs", content=PHOTOGRAPH, headers=JPEG)
+        found = client.get("/v1/jobs").json()["jobs"]
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert [job["job_id"] for job in found] == [after.json()["job_id"], before.json()["job_id"]]
 
 
 def test_what_was_accepted_is_there_however_often_the_gateway_is_killed(

@@ -185,6 +185,8 @@ def test_what_cannot_be_served_is_a_problem_that_says_why(client: httpx2.Client,
         post(TEXT, "image/jpeg", source="holiday.jpg"), 415, "image_type_unsupported"
     )
     assert "image/jpeg" in problem(post(image, "text/plain"), 415, "media_type_unsupported")
+    two = [("image", ("a.jpg", image)), ("image", ("b.jpg", image))]
+    assert "/v1/submissions" in problem(client.post("/v1/jobs", files=two), 422, "request_invalid")
     assert "application/zip" in problem(
         post(image, "image/jpeg", "/v1/submissions"), 415, "media_type_unsupported"
     )

@@ -11,6 +11,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any, BinaryIO, Final, Self
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
@@ -68,29 +69,52 @@ class ImageReference(BaseModel):
         return self
 
 
+class Carrier(StrEnum):
+    """How a request for one job carries its image."""
+
+    BODY = "application/octet-stream"
+    FORM = "multipart/form-data"
+    JSON = "application/json"
+
+    @classmethod
+    def of(cls, content_type: str) -> Self:
+        """Return how a body of this type carries an image.
+
+        Raises:
+            MediaTypeError: it cannot.
+        """
+        kind, _ = parse_options_header(content_type)
+        try:
+            return cls.BODY if kind.startswith("image/") else cls(kind)
+        except ValueError as error:
+            raise MediaTypeError(
+                f"Content-Type {content_type or 'missing'!r}: send the image itself as image/jpeg, "
+                "image/png, image/webp or image/gif, as a file in multipart/form-data, or application/json"
+            ) from error
+
+
 def one_of(file: BinaryIO, content_type: str, source: str, max_image_bytes: int) -> Iterator[Entry]:
     """Yield the image of a request for one job, whose whole body is in ``file``.
 
     Raises:
-        RequestError: the body is malformed.
+        RequestError: the body is malformed, or holds several images.
         MediaTypeError: it is of no type that can carry an image.
     """
-    kind, options = parse_options_header(content_type)
-    if kind.startswith("image/") or kind == "application/octet-stream":
+    carrier = Carrier.of(content_type)
+    if carrier is Carrier.BODY:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         yield Upload(source or "image 0", file, size)
-    elif kind == "multipart/form-data":
+    elif carrier is Carrier.FORM:
         pieces = iter(lambda: file.read(2**16), b"")
-        for entry in _of_multipart(pieces, options.get("boundary", ""), max_image_bytes):
+        boundary = parse_options_header(content_type)[1].get("boundary", "")
+        for number, entry in enumerate(_of_multipart(pieces, boundary, max_image_bytes)):
+            if number:
+                entry.file.close()
+                raise RequestError("the form holds several files: POST /v1/submissions takes many images")
             yield entry if not source else Upload(source, entry.file, entry.image_bytes)
-    elif kind == "application/json":
-        yield _of_json(file.read(), source or "image 0", "the body")
     else:
-        raise MediaTypeError(
-            f"Content-Type {content_type or 'missing'!r}: send the image itself as image/jpeg, image/png, "
-            "image/webp or image/gif, as a file in multipart/form-data, or application/json"
-        )
+        yield _of_json(file.read(), source or "image 0", "the body")
 
 
 def many_of(

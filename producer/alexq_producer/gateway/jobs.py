@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from alexq_producer.gateway.auth import Administering, Caller, Reading, Submitting
 from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
-from alexq_producer.gateway.entries import ImageReference, one_of
+from alexq_producer.gateway.entries import Carrier, ImageReference, one_of
 from alexq_producer.gateway.headers import IdempotencyKey, Instant, WaitS, cursor_of, read_cursor
 from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.resources import JobPage
@@ -104,10 +104,12 @@ async def submit_image(
     wish = Wish(caller.tenant, lane, deadline_s, skips_rejected=False, key=key)
     content_type = request.headers.get("content-type", "")
     limit = core.settings.max_image_bytes
-    is_json = content_type.partition(";")[0].strip().lower() == "application/json"
-    max_bytes = (limit * 4 // 3 if is_json else limit) + (
-        0 if content_type.startswith("image/") else FRAME_BYTES
-    )
+    carrier = Carrier.of(content_type)
+    max_bytes = {
+        Carrier.BODY: limit,
+        Carrier.FORM: limit + FRAME_BYTES,
+        Carrier.JSON: limit * 4 // 3 + FRAME_BYTES,  # base64
+    }[carrier]
 
     def too_large() -> ImageTooLargeError:
         name = source or "the image"
@@ -117,7 +119,7 @@ async def submit_image(
         return intake.take(one_of(file, content_type, source, limit), wish, max_images=1)
 
     with keys.hold(caller.tenant, key), await Body(request, core).whole(max_bytes, too_large) as file:
-        accepted = await (core.call_large(take) if is_json else core.call(take))
+        accepted = await (core.call_large(take) if carrier is Carrier.JSON else core.call(take))
     [job] = accepted.jobs
     if accepted.is_replay:
         response.headers["Idempotent-Replayed"] = "true"

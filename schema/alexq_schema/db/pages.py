@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, and_, func, select, true
 
 from alexq_schema.db.clock import db_now
-from alexq_schema.db.jobs import chunks
+from alexq_schema.db.rows import among, is_in
 from alexq_schema.db.tables import Job, ModelVersion, Submission, Worker
 from alexq_schema.job import JobState, ModelRef
 
@@ -36,7 +36,7 @@ class JobFilter:
         """Return what a job's row must fulfil."""
         wanted: list[ColumnElement[bool]] = []
         if self.state is not None:
-            wanted.append(Job.state == self.state)
+            wanted.append(is_in(self.state))
         if self.label is not None:
             wanted.append(Job.label == self.label)
         if self.model is not None:
@@ -85,26 +85,16 @@ def job_ids(
 
 def visible_jobs(connection: Connection, tenant: str | None, job_ids: Sequence[UUID]) -> set[UUID]:
     """Return those of ``job_ids`` that this tenant may see."""
-    return {
-        job_id
-        for chunk in chunks(job_ids)
-        for job_id in connection.execute(
-            select(Job.id).where(Job.id.in_(chunk), _is_theirs(tenant))
-        ).scalars()
-    }
+    statement = select(Job.id).where(among(Job.id, "b_ids"), _is_theirs(tenant))
+    return set(connection.execute(statement, {"b_ids": job_ids}).scalars())
 
 
 def visible_images(connection: Connection, tenant: str | None, keys: Collection[str]) -> set[str]:
     """Return those image keys that a job of this tenant has, or, without tenants, all."""
     if tenant is None:
         return set(keys)
-    return {
-        key
-        for chunk in chunks(sorted(keys))
-        for key in connection.execute(
-            select(Job.image_key).where(Job.image_key.in_(chunk), _is_theirs(tenant)).distinct()
-        ).scalars()
-    }
+    statement = select(Job.image_key).where(among(Job.image_key, "b_keys"), _is_theirs(tenant)).distinct()
+    return set(connection.execute(statement, {"b_keys": list(keys)}).scalars())
 
 
 def submission(connection: Connection, tenant: str | None, submission_id: UUID) -> SubmissionRow | None:

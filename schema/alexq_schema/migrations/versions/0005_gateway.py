@@ -1,6 +1,6 @@
 """The HTTP gateway: whose a submission is, API keys, idempotency keys.
 
-Revision: 0005, after 0003. It only adds tables and a column that may stay empty, so workers of 0003 go on
+Revision: 0005, after 0004. It only adds tables and a column that may stay empty, so workers of 0004 go on
 beside it.
 """
 
@@ -12,7 +12,7 @@ from alembic import op
 from alexq_schema.db.clock import UtcDateTime
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 
 
 def upgrade() -> None:

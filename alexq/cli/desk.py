@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from uuid import UUID
 
+import stamina
+
 from alexq_schema.errors import JobNotFoundError, JobStateError
 from alexq_schema.job import Job, JobState
 
 if TYPE_CHECKING:
+    from stamina.instrumentation import RetryDetails
+
     from alexq_producer import Producer
     from alexq_producer.client import Client
 
@@ -109,10 +114,11 @@ class Local:
 
 
 class Remote:
-    """A desk at a gateway."""
+    """A desk at a gateway; its repetitions are told on stderr."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        stamina.instrumentation.set_on_retry_hooks([_tell_of_retry])
 
     def submit(self, images: Iterable[Any], deadline_s: float | None) -> tuple[Handed, Sequence[Job]]:
         submission = self._client.submit(images, rejected="skip", deadline_s=deadline_s)
@@ -164,6 +170,10 @@ class Remote:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
+
+
+def _tell_of_retry(details: RetryDetails) -> None:
+    sys.stderr.write(f"{details.caused_by}: trying again in {details.wait_for:.1f} s\n")
 
 
 def _is_over(job: Job) -> bool:

@@ -6,14 +6,14 @@ import threading
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from alexq_schema.db import accept, idempotency, retention
 from alexq_schema.db.accept import NewJob, NewSubmission
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.idempotency import Claim, IdempotencyKey
 from alexq_schema.db.session import Database
-from alexq_schema.db.tables import Submission
+from alexq_schema.db.tables import Job, Submission
 from alexq_schema.ids import new_id
 from alexq_schema.names import Lane
 
@@ -76,9 +76,9 @@ def test_retention_takes_keys_that_expired_and_those_of_deleted_submissions(data
         connection.execute(
             update(IdempotencyKey).where(IdempotencyKey.key == "expired").values(expires_at=db_now(-1))
         )
-        connection.exec_driver_sql("DELETE FROM jobs")
-        connection.execute(update(Submission).where(Submission.id == gone).values(created_at=db_now(-20)))
-        retention.delete_old(connection, older_than_s=10, limit=100)
+        connection.execute(delete(Job).where(Job.submission_id == gone))
+        retention.delete_old(connection, older_than_s=-1, limit=100)
+        idempotency.delete_expired(connection, limit=100)
 
     with database.read() as connection:
         assert list(connection.execute(select(IdempotencyKey.key)).scalars()) == ["kept"]

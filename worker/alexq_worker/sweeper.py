@@ -12,7 +12,7 @@ from celery import Celery, states
 from kombu.exceptions import KombuError
 
 from alexq_schema.celery_settings import publish
-from alexq_schema.db import jobs, publishing, queries, retention, sweeper
+from alexq_schema.db import idempotency, jobs, publishing, queries, retention, sweeper
 from alexq_schema.db.jobs import Ended, Limits
 from alexq_schema.db.session import Database
 from alexq_schema.images import PARTS, ImageStore
@@ -117,6 +117,8 @@ class Sweeper:
         if self._clock() - self._cleaned_at < CLEAN_EVERY_S:
             return
         self._cleaned_at = self._clock()
+        with self._database.begin() as connection:
+            idempotency.delete_expired(connection, limit=SWEEP_LIMIT)
         if self._settings.retain_jobs_s:
             with self._database.begin() as connection:
                 deleted = retention.delete_old(

@@ -7,7 +7,6 @@ from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, true
 
-from alexq_schema.db import idempotency
 from alexq_schema.db.clock import db_now, now
 from alexq_schema.db.rows import IS_ENDED, among
 from alexq_schema.db.tables import Job, RefusedMessage, Submission
@@ -18,8 +17,8 @@ from alexq_schema.job import JobState
 def delete_old(connection: Connection, *, older_than_s: float, limit: int) -> int:
     """Delete up to ``limit`` jobs that ended before that, with their history; return how many.
 
-    Submissions of that age that are empty by then go too, notes of refused messages, and idempotency keys
-    that have expired.
+    Submissions of that age that are empty by then go too, with their idempotency keys, and notes of refused
+    messages.
     """
     limit_at = now(connection) - timedelta(seconds=older_than_s)
     old = (
@@ -34,7 +33,6 @@ def delete_old(connection: Connection, *, older_than_s: float, limit: int) -> in
     # By their ids, which are made in the order of time: only the old ones are looked at.
     connection.execute(delete(Submission).where(Submission.id < first_id_at(limit_at), ~has_jobs))
     connection.execute(delete(RefusedMessage).where(RefusedMessage.at < limit_at))
-    idempotency.delete_expired(connection, limit=limit)
     return deleted
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from alexq_producer.packing import Packer, encoded
 from alexq_producer.wire import Call
 from alexq_schema.errors import JobNotFoundError, WaitTimeoutError
-from alexq_schema.job import Job, JobError, JobState, ModelRef, Timings
+from alexq_schema.job import Job, JobState, ModelRef
 from alexq_schema.names import Lane
 
 T = TypeVar("T")
@@ -43,16 +43,7 @@ class _RejectedInput(BaseModel):
     detail: str
 
     def as_job(self) -> Job:
-        return Job(
-            job_id=None,
-            source=self.source,
-            state="rejected",
-            attempt=0,
-            predictions=[],
-            model=None,
-            error=JobError(code=self.code, detail=self.detail),
-            timings=Timings(),
-        )
+        return Job.rejected(self.source, self.code, self.detail)
 
 
 class _AcceptedSubmission(BaseModel):

@@ -14,7 +14,7 @@ from alexq_producer.combining import Combining
 from alexq_schema.db import queries
 from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError, WaitTimeoutError
-from alexq_schema.job import Job, JobError, JobState, Timings
+from alexq_schema.job import Job, JobState
 
 SILENCE_S = 5.0
 """Silence after which the database is asked all the same: an announcement may get lost."""
@@ -32,16 +32,7 @@ class Rejection:
 
     def as_job(self) -> Job:
         """Return the rejection in the shape of a job, without an id."""
-        return Job(
-            job_id=None,
-            source=self.source,
-            state="rejected",
-            attempt=0,
-            predictions=[],
-            model=None,
-            error=JobError(code=self.error.code, detail=self.error.detail),
-            timings=Timings(),
-        )
+        return Job.rejected(self.source, self.error.code, self.error.detail)
 
 
 class Reader:

@@ -53,7 +53,7 @@
         └── WaitTimeoutError           the job did not finish in the time given; it goes on
 
 ``code`` is stable and travels in results; ``is_retryable`` says whether the same call may
-succeed later without change.
+succeed later without change. The module is longer than 300 lines because a tree of errors is read whole.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -111,6 +111,20 @@ class Job(BaseModel):
     timings: Timings
     created_at: datetime | None = None
     finished_at: datetime | None = None
+
+    @classmethod
+    def rejected(cls, source: str, code: str, detail: str) -> Self:
+        """Return an input that was refused, and why, in the shape of a job."""
+        return cls(
+            job_id=None,
+            source=source,
+            state="rejected",
+            attempt=0,
+            predictions=[],
+            model=None,
+            error=JobError(code=code, detail=detail),
+            timings=Timings(),
+        )
 
     @property
     def label(self) -> str | None:

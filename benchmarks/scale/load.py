@@ -120,7 +120,7 @@ def insert_ended(connection: Connection, count: int) -> None:
     if is_sqlite:
         numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
         job_id, key = "printf('01900000%024x', i)", "printf('%064x', i * 2654435761)"
-        yesterday = "strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day', (i / 100.0) || ' seconds')"
+        yesterday = "strftime('%Y-%m-%d %H:%M:%f000', 'now', '-1 day', (i / 100.0) || ' seconds')"
         predictions, submission_id = "'[]'", f"'{first.hex}'"
     else:
         numbers = f"WITH n(i) AS (SELECT generate_series(1, {count}))"

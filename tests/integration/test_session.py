@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text, update
 
 from alexq_schema.db import session
+from alexq_schema.db.clock import db_now
 from alexq_schema.db.session import Database
+from alexq_schema.db.tables import Sweeper
 from alexq_schema.errors import DatabaseUnavailableError
 from tests.helpers.postgres import PostgresServer
 
@@ -22,6 +24,16 @@ def test_on_sqlite_only_what_would_be_done_again_may_be_lost_with_the_power(sqli
         with database.begin_repeatable() as connection:
             assert connection.execute(text("PRAGMA synchronous")).scalar() == NORMAL
     database.close()
+
+
+def test_a_time_that_was_read_is_neither_before_nor_after_the_one_that_is_stored(database: Database) -> None:
+    with database.begin() as connection:
+        connection.execute(update(Sweeper).values(held_until=db_now()))
+        held_until = connection.execute(select(Sweeper.held_until)).scalar_one()
+        assert held_until is not None
+
+        for condition in (Sweeper.held_until < held_until, Sweeper.held_until > held_until):
+            assert connection.execute(select(func.count()).where(condition)).scalar_one() == 0
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ class _Now(FunctionElement[datetime]):
 def _now_sqlite(element: _Now, compiler: SQLCompiler, **kw: Any) -> str:
     offset = compiler.process(element.clauses, **kw)
     modifier = f", ({offset}) || ' seconds'" if offset else ""
-    return f"strftime('%Y-%m-%d %H:%M:%f', 'now'{modifier})"
+    # To the microsecond, as a bound datetime is written: the texts are compared, so they are equally long.
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now'{modifier})"
 
 
 @compiles(_Now, "postgresql")

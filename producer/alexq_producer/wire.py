@@ -126,16 +126,7 @@ def _error_of(status: int, body: bytes) -> AlexqError:
         detail = f"HTTP status {status}" + (f": {text}" if text else "")
         return GatewayUnavailableError(detail) if status >= 500 else errors.RequestError(detail)
     unknown: type[AlexqError] = FailedError if status >= 500 else RejectedError
-    return _BY_CODE.get(problem.code, unknown)(problem.detail)
-
-
-def _every(base: type[AlexqError]) -> Iterator[type[AlexqError]]:
-    yield base
-    for child in base.__subclasses__():
-        yield from _every(child)
-
-
-_BY_CODE: Final = {kind.code: kind for kind in _every(AlexqError)}
+    return errors.class_of(problem.code, unknown)(problem.detail)
 
 
 def backoff(error: Exception) -> bool | float:

@@ -43,7 +43,7 @@
         │   ├── ModelNotFoundError
         │   ├── ModelInvalidError          tampered, truncated or mismatched files
         │   ├── ModelDownloadError
-        │   └── ModelNotReadyError         asked to classify before warm-up
+        │   └── ModelNotReadyError         asked to classify before warm-up, or without a worker
         ├── DeviceError                the device asked for is not there
         ├── SettingsError              a setting is missing or wrong
         ├── MigrationError             the database is not at this release's schema
@@ -58,6 +58,7 @@ succeed later without change. The module is longer than 300 lines because a tree
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -335,7 +336,7 @@ class ModelDownloadError(ModelError):
 
 
 class ModelNotReadyError(ModelError):
-    """Asked to classify before ``warm_up`` has succeeded."""
+    """Asked to classify before ``warm_up`` has succeeded, or while no worker serves the model."""
 
     code = "model_not_ready"
 
@@ -381,3 +382,14 @@ class WaitTimeoutError(FailedError):
 
     code = "wait_timeout"
     is_retryable = True
+
+
+def class_of(code: str, unknown: type[AlexqError]) -> type[AlexqError]:
+    """Return the error whose code this is, or ``unknown``: a newer release's."""
+    return next((kind for kind in _every(AlexqError) if kind.code == code), unknown)
+
+
+def _every(base: type[AlexqError]) -> Iterator[type[AlexqError]]:
+    yield base
+    for child in base.__subclasses__():
+        yield from _every(child)

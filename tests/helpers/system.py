@@ -41,6 +41,16 @@ class System:
             workers.register(connection, worker_id, host="h", pid=1, device="cpu", model_id=self.model_id)
         return worker_id
 
+    def leave(self, worker_id: UUID) -> None:
+        with self.database.begin() as connection:
+            workers.leave(connection, worker_id)
+
+    def serve(self, version: str) -> None:
+        """Commit from now on as another version of the model."""
+        model = MODEL.model_copy(update={"version": version})
+        with self.database.begin() as connection:
+            self.model_id = workers.register_model(connection, model, "1" * 64)
+
     def queue(
         self,
         count: int,

@@ -11,13 +11,14 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI
 
-from alexq_producer.gateway import jobs, operations, problems, submissions
+from alexq_producer.gateway import jobs, kserve, operations, problems, submissions
 from alexq_producer.gateway.auth import Gate, is_loopback, require_bindable
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.intake import Intake, KeysInUse
 from alexq_producer.gateway.problems import Problem
 from alexq_producer.gateway.protocol import PatientHttpProtocol
 from alexq_producer.gateway.state import Shared
+from alexq_producer.gateway.tensors import InferRequest
 from alexq_schema import migrations
 from alexq_schema.settings import Settings
 
@@ -27,6 +28,7 @@ STOP_GRACE_S: Final = 30
 _DESCRIPTION: Final = """\
 Classify images: `POST /v1/jobs` takes one, `POST /v1/submissions` up to 10,000. What is accepted (202) is
 on disk and gets exactly one result. Every error is RFC 9457 `application/problem+json` with a stable `code`.
+`/v2` is the Open Inference Protocol, with the errors that are its own.
 """
 
 
@@ -51,14 +53,14 @@ def create_app(core: Core) -> FastAPI:
     app.state.shared = Shared(core, Intake(core), KeysInUse())
     app.state.gate = Gate(core, is_loopback=is_loopback(core.settings.gateway_address))
     problems.install(app)
-    for router in (jobs.router, submissions.router, operations.router):
+    for router in (jobs.router, submissions.router, operations.router, kserve.router):
         app.include_router(router)
-    _describe_problems(app)
+    _describe(app)
     return app
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Say in the OpenAPI document that every error is a problem, where FastAPI names its own shape."""
+def _describe(app: FastAPI) -> None:
+    """Put into the OpenAPI document what FastAPI does not see: errors, and bodies that we read ourselves."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -66,9 +68,10 @@ def _describe_problems(app: FastAPI) -> None:
             schema = describe()
             components = schema["components"]["schemas"]
             template = "#/components/schemas/{model}"
-            problem = Problem.model_json_schema(ref_template=template)
-            components.update(problem.pop("$defs", {}))
-            components["Problem"] = problem
+            for model in (Problem, InferRequest):
+                described = model.model_json_schema(ref_template=template)
+                components.update(described.pop("$defs", {}))
+                components[model.__name__] = described
             for name in ("HTTPValidationError", "ValidationError"):
                 components.pop(name, None)
             for operations_of in schema["paths"].values():

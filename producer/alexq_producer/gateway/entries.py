@@ -152,7 +152,7 @@ def _of_multipart(pieces: Iterator[bytes], boundary: str, max_image_bytes: int) 
             events = (event for piece in pieces for event in parser.parse(piece))
             for event in events:
                 assert isinstance(event, MultipartSegment)
-                yield _upload(_name(event), iter(events.__next__, None), max_image_bytes)
+                yield read_upload(_name(event), iter(events.__next__, None), max_image_bytes)
     except MultipartError as error:
         raise RequestError(f"the multipart body is malformed: {error}") from error
 
@@ -178,7 +178,7 @@ class _BoundedTarInfo(tarfile.TarInfo):
 def _of_tar(pieces: Iterator[bytes], max_image_bytes: int, max_bytes: int) -> Iterator[Upload]:
     unpacked = 0
     try:
-        stream: Any = _Reader(pieces)
+        stream: Any = PieceReader(pieces)
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_BoundedTarInfo) as archive:
             for member in archive:
                 unpacked += member.size
@@ -187,7 +187,7 @@ def _of_tar(pieces: Iterator[bytes], max_image_bytes: int, max_bytes: int) -> It
                     content = archive.extractfile(member)
                     assert content is not None
                     chunks = iter(lambda content=content: content.read(2**16), b"")  # type: ignore[misc]
-                    yield _upload(member.name, chunks, max_image_bytes)
+                    yield read_upload(member.name, chunks, max_image_bytes)
     except tarfile.TarError as error:
         raise RequestError(f"the body is no tar archive that can be read: {error}") from error
 
@@ -206,7 +206,7 @@ def _of_zip(pieces: Iterator[bytes], max_image_bytes: int, max_bytes: int) -> It
         for raw_name, _size, chunks in stream_unzip(pieces):
             name, content = raw_name.decode("utf-8", "replace"), counted(chunks)
             if not name.endswith("/") and _is_wanted(name):
-                yield _upload(name, content, max_image_bytes)
+                yield read_upload(name, content, max_image_bytes)
             for _ in content:  # the next begins where this one ends
                 pass
     except UnzipError as error:
@@ -229,7 +229,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _of_lines(pieces: Iterator[bytes], max_line_bytes: int) -> Iterator[Entry]:
-    lines = io.BufferedReader(_Reader(pieces), 2**16)
+    lines = io.BufferedReader(PieceReader(pieces), 2**16)
     for number in range(1, 2**31):
         line = lines.readline(max_line_bytes + 1)
         if len(line) > max_line_bytes:
@@ -257,7 +257,7 @@ def _of_json(text: bytes, unnamed: str, where: str) -> Entry:
     return Upload(name, io.BytesIO(data), len(data))
 
 
-def _upload(source: str, chunks: Iterator[bytes], max_image_bytes: int) -> Upload:
+def read_upload(source: str, chunks: Iterator[bytes], max_image_bytes: int) -> Upload:
     """Return one image of a stream, read to its end; of one that is too large only the beginning is kept."""
     file, size = spool(), 0
     try:
@@ -272,7 +272,7 @@ def _upload(source: str, chunks: Iterator[bytes], max_image_bytes: int) -> Uploa
     return Upload(source, file, size)
 
 
-class _Reader(io.RawIOBase):
+class PieceReader(io.RawIOBase):
     """The pieces of a body as a file."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:

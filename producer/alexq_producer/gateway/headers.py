@@ -29,8 +29,8 @@ async def wait_s(
         str | None,
         Header(description="`wait=N`: answer when it is finished, after N seconds at the latest (RFC 7240)."),
     ] = None,
-) -> float:
-    """Return how long the client prefers to wait, in seconds up to ``MAX_WAIT_S``; 0: not at all.
+) -> float | None:
+    """Return how long the client prefers to wait, in seconds up to ``MAX_WAIT_S``; None: it does not say.
 
     What makes no sense is ignored, as RFC 7240 asks. A coroutine, though it waits for nothing: FastAPI
     would run a plain function in a thread.
@@ -39,10 +39,10 @@ async def wait_s(
         name, _, value = preference.partition("=")
         if name.strip().lower() == "wait" and re.fullmatch(r'\s*"?\d{1,9}"?\s*', value):
             return min(MAX_WAIT_S, float(value.strip().strip('"')))
-    return 0.0
+    return None
 
 
-WaitS = Annotated[float, Depends(wait_s)]
+WaitS = Annotated[float | None, Depends(wait_s)]
 
 
 def _written_out(value: object) -> object:

@@ -126,7 +126,7 @@ async def submit_image(
     return await _answer(core, response, job, wait_s)
 
 
-async def _answer(core: Core, response: Response, job: Job, wait_s: float) -> Job:
+async def _answer(core: Core, response: Response, job: Job, wait_s: float | None) -> Job:
     """Return the job, finished if it is within ``wait_s`` seconds; set status and headers accordingly."""
     assert job.job_id is not None
     if wait_s:

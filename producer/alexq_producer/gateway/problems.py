@@ -36,6 +36,7 @@ _STATUS: Final[tuple[tuple[type[AlexqError], HTTPStatus], ...]] = (
     (errors.ForbiddenError, HTTPStatus.FORBIDDEN),
     (errors.JobNotFoundError, HTTPStatus.NOT_FOUND),
     (errors.RouteNotFoundError, HTTPStatus.NOT_FOUND),
+    (errors.ModelNotFoundError, HTTPStatus.NOT_FOUND),
     (errors.MethodNotAllowedError, HTTPStatus.METHOD_NOT_ALLOWED),
     (errors.RequestTimeoutError, HTTPStatus.REQUEST_TIMEOUT),
     (errors.IdempotencyKeyBusyError, HTTPStatus.CONFLICT),
@@ -50,6 +51,8 @@ _STATUS: Final[tuple[tuple[type[AlexqError], HTTPStatus], ...]] = (
     (errors.UsageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.MigrationError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.ModelNotReadyError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.WaitTimeoutError, HTTPStatus.GATEWAY_TIMEOUT),
 )
 """The first class that fits decides; anything else is 500."""
 
@@ -97,15 +100,22 @@ class Problem(BaseModel):
     """One for each input that is wrong, where several may be."""
 
 
-class ProblemResponse(Response):
-    """A problem, after which a body that was not read to its end is not waited for."""
+class InferenceError(BaseModel):
+    """An error, as the Open Inference Protocol has it."""
 
-    media_type = MEDIA_TYPE
+    error: str
+    """What was wrong, with which input, and what to do."""
 
-    def __init__(self, problem: Problem, headers: dict[str, str], *, closes: bool) -> None:
+
+class ErrorResponse(Response):
+    """An error, after which a body that was not read to its end is not waited for."""
+
+    def __init__(
+        self, told: BaseModel, status: int, headers: dict[str, str], media_type: str, *, closes: bool
+    ) -> None:
         if closes:
             headers = {**headers, "Connection": "close"}
-        super().__init__(problem.model_dump_json(exclude_defaults=True), problem.status, headers)
+        super().__init__(told.model_dump_json(exclude_defaults=True), status, headers, media_type)
         self._closes = closes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,11 +168,16 @@ def problem_response(
     inputs: Sequence[InputProblem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return the response that tells of ``error``."""
-    status = status_of(type(error))
-    problem = problem_of(error, status, instance=request.url.path, inputs=inputs)
-    told = {**_headers(status, error), **(headers or {})}
-    return ProblemResponse(problem, told, closes=not _body_was_read(request))
+    """Return the response that tells of ``error``, in the shape that the request's path has for errors."""
+    status, path = status_of(type(error)), request.url.path
+    sent = {**_headers(status, error), **(headers or {})}
+    closes = not _body_was_read(request)
+    if path == "/v2" or path.startswith("/v2/"):
+        return ErrorResponse(
+            InferenceError(error=error.detail), status, sent, "application/json", closes=closes
+        )
+    problem = problem_of(error, status, instance=path, inputs=inputs)
+    return ErrorResponse(problem, status, sent, MEDIA_TYPE, closes=closes)
 
 
 def _headers(status: HTTPStatus, error: AlexqError) -> dict[str, str]:

@@ -112,6 +112,25 @@ def test_one_image_may_come_in_four_ways(client: httpx2.Client, way: str) -> Non
     assert client.get(answer.headers["location"]).json()["state"] == "queued"
 
 
+@pytest.mark.parametrize(
+    ("query", "whose"),
+    [
+        ("lane=none", "query.lane"),
+        ("deadline_s=0", "query.deadline_s"),
+        ("deadline_s=soon", "query.deadline_s"),
+        (f"source={'a' * 1_025}", "query.source"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_told(client: httpx2.Client, query: str, whose: str) -> None:
+    """``POST /v1/jobs`` reads its parameters without FastAPI, and answers as the other operations do."""
+    told = client.post(f"/v1/jobs?{query}", content=PHOTOGRAPHS[0], headers=JPEG)
+
+    assert whose in problem(told, 422, "request_invalid")
+    assert [one["source"] for one in told.json()["errors"]] == [whose]
+    if "source" not in query:
+        assert told.json()["detail"] == client.post(f"/v1/submissions?{query}").json()["detail"]
+
+
 @pytest.mark.parametrize("way", ["form", "tar", "zip", "lines"])
 def test_many_images_may_come_in_four_ways(client: httpx2.Client, way: str) -> None:
     files = {f"day one/{number}.jpg": image for number, image in enumerate(PHOTOGRAPHS)}

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from alexq_producer.gateway import jobs, kserve, operations, problems, submissions
 from alexq_producer.gateway.auth import Gate, is_loopback, require_bindable
 from alexq_producer.gateway.core import Core
+from alexq_producer.gateway.direct import Direct
 from alexq_producer.gateway.intake import Intake, KeysInUse
 from alexq_producer.gateway.problems import Problem
 from alexq_producer.gateway.protocol import PatientHttpProtocol
@@ -95,7 +96,7 @@ def serve(settings: Settings) -> None:
     core = Core(settings)
     require_bindable(core)
     config = uvicorn.Config(
-        create_app(core),
+        Direct(create_app(core), jobs.submit_image),
         host=settings.gateway_address,
         port=settings.gateway_port,
         loop="asyncio",  # uvloop has no bound on what it reads at a time

@@ -27,7 +27,7 @@ OPEN_S: Final = 1.0
 REMEMBERED: Final = 10_000
 """Keys remembered at a time."""
 
-_BEARER = HTTPBearer(
+BEARER: Final = HTTPBearer(
     auto_error=False,
     description="An API key of `alexq keys create`; none on a loopback gateway without keys.",
 )
@@ -146,18 +146,23 @@ def _refuse_other_sites(request: Request) -> None:
         )
 
 
+async def let_in(request: Request, credentials: HTTPAuthorizationCredentials | None, scope: Scope) -> Caller:
+    """Return who sent ``request``; raises as :meth:`Gate.caller`, and ForbiddenError without ``scope``."""
+    gate: Gate = request.app.state.gate
+    known = await gate.caller(request, None if credentials is None else credentials.credentials)
+    if scope not in known.scopes and Scope.ADMIN not in known.scopes:
+        has = ", ".join(sorted(known.scopes))
+        raise ForbiddenError(f"this needs an API key with the scope {scope}; this one has {has}")
+    return known
+
+
 def needs(scope: Scope) -> Callable[..., Awaitable[Caller]]:
     """Return the dependency that lets in callers with ``scope``."""
 
     async def caller(
-        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
     ) -> Caller:
-        gate: Gate = request.app.state.gate
-        known = await gate.caller(request, None if credentials is None else credentials.credentials)
-        if scope not in known.scopes and Scope.ADMIN not in known.scopes:
-            has = ", ".join(sorted(known.scopes))
-            raise ForbiddenError(f"this needs an API key with the scope {scope}; this one has {has}")
-        return known
+        return await let_in(request, credentials, scope)
 
     return caller
 

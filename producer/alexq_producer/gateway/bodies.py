@@ -6,6 +6,8 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO, Final, cast
 
 from anyio import from_thread
@@ -15,9 +17,12 @@ from starlette.requests import ClientDisconnect
 from alexq_producer.gateway.core import Core
 from alexq_schema.errors import AlexqError, RequestTimeoutError
 
-MEMORY_BYTES: Final = 2**16
+MEMORY_BYTES: Final = 2**17
 """A body, or an image of many, up to this size stays in memory; what is larger goes to a file without a name,
 which the system removes whatever becomes of the gateway."""
+
+BLOCK_BYTES: Final = 2**18
+"""What a thread that takes a body in gets at a time: a turn of the event loop costs as much as an image."""
 
 GRACE_S: Final = 30.0
 LEAST_BYTES_PER_S: Final = 2**10
@@ -87,17 +92,56 @@ class Body:
             raise
         return file
 
-    def pieces_here(self, max_bytes: int, too_large: Callable[[], AlexqError]) -> Iterator[bytes]:
-        """Yield the body's pieces in a thread of the core's pools; raises as :meth:`pieces`."""
-        pieces = self.pieces(max_bytes, too_large)
-        while piece := from_thread.run(_next, pieces):
-            yield piece
+    @contextmanager
+    def blocks(self, max_bytes: int, too_large: Callable[[], AlexqError]) -> Iterator[Iterator[bytes]]:
+        """Give the body to a thread of the core's pools; each block is read while the one before is used.
+
+        The iterator raises as :meth:`pieces`.
+        """
+        ahead = _Ahead(self.pieces(max_bytes, too_large))
+        try:
+            yield iter(partial(from_thread.run, ahead.take), b"")
+        finally:
+            ahead.close()
+
+
+class _Ahead:
+    """The blocks of a body, the next one on its way; belongs to the event loop."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self._next: asyncio.Task[bytes] | None = None
+
+    async def take(self) -> bytes:
+        """Return the next block; empty at the end."""
+        task, self._next = self._next or asyncio.create_task(self._read()), None
+        block = await task
+        if block:
+            self._next = asyncio.create_task(self._read())
+            self._next.add_done_callback(_seen)
+        return block
+
+    async def _read(self) -> bytes:
+        pieces, size = [], 0
+        async for piece in self._pieces:
+            pieces.append(piece)
+            size += len(piece)
+            if size >= BLOCK_BYTES:
+                break
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Read no further."""
+        if self._next is not None:
+            self._next.cancel()
+
+
+def _seen(task: asyncio.Task[bytes]) -> None:
+    """Take note of an error that nobody takes any more: the upload ended by another one before."""
+    if not task.cancelled():
+        task.exception()
 
 
 def spool() -> BinaryIO:
     """Return a new file that stays in memory while it is small."""
     return cast(BinaryIO, tempfile.SpooledTemporaryFile(MEMORY_BYTES))
-
-
-async def _next(pieces: AsyncIterator[bytes]) -> bytes:
-    return await anext(pieces, b"")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
@@ -57,13 +59,14 @@ class Core:
         self._celery = Celery("alexq-gateway", set_as_current=False)
         self._celery.conf.update(celery_config(settings))
         self.acceptance = Acceptance(self.images, self.database, self._celery, publishes_later=True)
-        self._calls = CapacityLimiter(CALL_THREADS)
+        self._calls = ThreadPoolExecutor(CALL_THREADS, "call")
         self._uploads = CapacityLimiter(UPLOAD_THREADS)
         self._large = CapacityLimiter(LARGE_THREADS)
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return ``function(…)``, run in the pool for short blocking calls."""
-        return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._calls)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._calls, partial(function, *args, **kwargs))
 
     async def call_slow(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return ``function(…)``, run in the pool for those that go as fast as a client sends."""

@@ -179,7 +179,7 @@ def _of_tar(pieces: Iterator[bytes], max_image_bytes: int, max_bytes: int) -> It
     unpacked = 0
     try:
         stream: Any = PieceReader(pieces)
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_BoundedTarInfo) as archive:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=2**16, tarinfo=_BoundedTarInfo) as archive:
             for member in archive:
                 unpacked += member.size
                 _check_unpacked(unpacked, max_bytes)

@@ -24,7 +24,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-async def wait_s(
+async def preferred_wait_s(
     prefer: Annotated[
         str | None,
         Header(description="`wait=N`: answer when it is finished, after N seconds at the latest (RFC 7240)."),
@@ -42,7 +42,7 @@ async def wait_s(
     return None
 
 
-WaitS = Annotated[float | None, Depends(wait_s)]
+WaitS = Annotated[float | None, Depends(preferred_wait_s)]
 
 
 def _written_out(value: object) -> object:

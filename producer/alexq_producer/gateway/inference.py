@@ -127,10 +127,6 @@ async def _accept(request: Request, asked: Asked) -> tuple[InferRequest, Accepte
         images = wanted.images(stream, limit)
         return wanted, intake.take(images, wish, max_images=settings.max_submission_images)
 
-    def take_as_it_comes() -> tuple[InferRequest, Accepted]:
-        pieces = body.pieces_here(settings.max_submission_bytes, too_large)
-        return take(cast(BinaryIO, BufferedReader(PieceReader(pieces), 2**16)))
-
     def too_large() -> RequestTooLargeError:
         return RequestTooLargeError(
             f"binary data of {settings.max_submission_bytes:,} bytes at the most are taken "
@@ -145,7 +141,8 @@ async def _accept(request: Request, asked: Asked) -> tuple[InferRequest, Accepte
     if declared.isdecimal() and int(declared) <= limit:
         with await body.whole(limit, too_large) as file:
             return await core.call(take, file)
-    return await core.call_slow(take_as_it_comes)
+    with body.blocks(settings.max_submission_bytes, too_large) as blocks:
+        return await core.call_slow(take, cast(BinaryIO, BufferedReader(PieceReader(blocks), 2**16)))
 
 
 def _unfinished(submission_id: UUID, unfinished: Sequence[str], total: int) -> WaitTimeoutError:

@@ -12,19 +12,18 @@ from fastapi import APIRouter, Query, Request, Response
 from alexq_producer.gateway.auth import Administering, Caller, Reading, Submitting
 from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
+from alexq_producer.gateway.direct import JobOptions
 from alexq_producer.gateway.entries import Carrier, ImageReference, one_of
 from alexq_producer.gateway.headers import IdempotencyKey, Instant, WaitS, cursor_of, read_cursor
 from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.resources import JobPage
 from alexq_producer.gateway.state import shared
 from alexq_producer.gateway.waiting import waiting_for
-from alexq_producer.producer import MAX_DEADLINE_S
 from alexq_schema.db import jobs as job_table
 from alexq_schema.db import pages, queries
 from alexq_schema.db.pages import JobFilter
 from alexq_schema.errors import ImageTooLargeError, JobNotFoundError, JobStateError, RequestError
 from alexq_schema.job import Job, JobState
-from alexq_schema.names import Lane
 
 LOOK_AGAIN_S: Final = 1
 """``Retry-After`` of a job that is not finished."""
@@ -33,12 +32,6 @@ FRAME_BYTES: Final = 2**16
 """What a body may hold besides the image: multipart headers, JSON fields."""
 
 router = APIRouter(tags=["jobs"])
-
-Source = Annotated[str, Query(max_length=1024, description="What to call the image in results and errors.")]
-Deadline = Annotated[
-    float | None,
-    Query(gt=0, le=MAX_DEADLINE_S, description="Seconds after which, not begun by then, it expires."),
-]
 
 _IMAGE_BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -79,6 +72,7 @@ _ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
 
 @router.post(
     "/v1/jobs",
+    response_model=Job,
     status_code=HTTPStatus.ACCEPTED,
     operation_id="submit_image",
     summary="Submit one image",
@@ -88,20 +82,17 @@ _ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
 )
 async def submit_image(
     request: Request,
-    response: Response,
     caller: Submitting,
     wait_s: WaitS,
+    options: Annotated[JobOptions, Query()],
     key: IdempotencyKey = None,
-    source: Source = "",
-    deadline_s: Deadline = None,
-    lane: Lane = Lane.INTERACTIVE,
-) -> Job:
+) -> Response:
     """Hand in one image: as the body, as a file in a form, or in JSON (`image_base64` or `image_key`).
 
     202 with the job as it was accepted; 200 with the finished job where `Prefer: wait=N` was in time.
     """
     core, intake, keys = shared(request)
-    wish = Wish(caller.tenant, lane, deadline_s, skips_rejected=False, key=key)
+    wish = Wish(caller.tenant, options.lane, options.deadline_s, skips_rejected=False, key=key)
     content_type = request.headers.get("content-type", "")
     limit = core.settings.max_image_bytes
     carrier = Carrier.of(content_type)
@@ -112,35 +103,40 @@ async def submit_image(
     }[carrier]
 
     def too_large() -> ImageTooLargeError:
-        name = source or "the image"
+        name = options.source or "the image"
         return ImageTooLargeError(f"{name}: more than {limit:,} bytes are not taken (ALEXQ_MAX_IMAGE_BYTES)")
 
     def take() -> Accepted:
-        return intake.take(one_of(file, content_type, source, limit), wish, max_images=1)
+        return intake.take(one_of(file, content_type, options.source, limit), wish, max_images=1)
 
     with keys.hold(caller.tenant, key), await Body(request, core).whole(max_bytes, too_large) as file:
         accepted = await (core.call_large(take) if carrier is Carrier.JSON else core.call(take))
     [job] = accepted.jobs
+    job = await _waited_for(core, job, wait_s)
+    headers = _headers(job, wait_s)
     if accepted.is_replay:
-        response.headers["Idempotent-Replayed"] = "true"
-    return await _answer(core, response, job, wait_s)
+        headers["Idempotent-Replayed"] = "true"
+    status = HTTPStatus.OK if _is_over(job) else HTTPStatus.ACCEPTED
+    return Response(job.model_dump_json(), status, headers, "application/json")
 
 
-async def _answer(core: Core, response: Response, job: Job, wait_s: float | None) -> Job:
-    """Return the job, finished if it is within ``wait_s`` seconds; set status and headers accordingly."""
+async def _waited_for(core: Core, job: Job, wait_s: float | None) -> Job:
+    """Return the job, finished if it is within ``wait_s`` seconds."""
     assert job.job_id is not None
-    if wait_s:
-        response.headers["Preference-Applied"] = f"wait={wait_s:.0f}"
     if wait_s and not _is_over(job):
         async with waiting_for(core, job.submission_id or job.job_id, [job.job_id]) as waiter:
             async for finished in waiter.finished(wait_s):
                 job = finished
-    response.headers["Location"] = f"/v1/jobs/{job.job_id}"
-    if _is_over(job):
-        response.status_code = HTTPStatus.OK
-    else:
-        response.headers["Retry-After"] = str(LOOK_AGAIN_S)
     return job
+
+
+def _headers(job: Job, wait_s: float | None) -> dict[str, str]:
+    headers = {"Location": f"/v1/jobs/{job.job_id}"}
+    if wait_s:
+        headers["Preference-Applied"] = f"wait={wait_s:.0f}"
+    if not _is_over(job):
+        headers["Retry-After"] = str(LOOK_AGAIN_S)
+    return headers
 
 
 def _is_over(job: Job) -> bool:
@@ -152,8 +148,8 @@ async def show_job(job_id: UUID, request: Request, response: Response, caller: R
     """Return a job; with `Prefer: wait=N`, when it is finished, after N seconds at the latest."""
     core, *_ = shared(request)
     job = await core.call(_one, core, caller, job_id)
-    job = await _answer(core, response, job, wait_s)
-    response.status_code = HTTPStatus.OK
+    job = await _waited_for(core, job, wait_s)
+    response.headers.update(_headers(job, wait_s))
     return job
 
 

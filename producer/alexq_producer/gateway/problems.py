@@ -195,45 +195,38 @@ def _body_was_read(request: Request) -> bool:
     return not has_body or bool(request.scope.get("alexq.body_was_read"))
 
 
+async def error_response(request: Request, error: Exception) -> Response:
+    """Return the response that tells of whatever went wrong."""
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
+    if isinstance(error, RequestValidationError):
+        return _invalid(request, error)
+    if isinstance(error, HTTPException):
+        is_method = error.status_code == HTTPStatus.METHOD_NOT_ALLOWED
+        headers = {"Allow": _allowed(request)} if is_method else {}
+        return problem_response(request, _translated(request, error), headers=headers)
+    if not isinstance(error, AlexqError) or status_of(type(error)) is HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    if not isinstance(error, AlexqError):
+        error = errors.FailedError("the gateway failed on this request; its log says why")
+    return problem_response(request, error)
+
+
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error with a problem."""
+    for kind in (AlexqError, RequestValidationError, HTTPException, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, error_response)
 
-    @app.exception_handler(AlexqError)
-    async def ours(request: Request, error: AlexqError) -> Response:
-        if status_of(type(error)) is HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem_response(request, error)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        inputs = [
-            InputProblem(
-                source=".".join(map(str, one["loc"])), code=errors.RequestError.code, detail=one["msg"]
-            )
-            for one in error.errors()
-        ]
-        told = "; ".join(f"{one.source}: {one.detail}" for one in inputs)
-        return problem_response(
-            request, errors.RequestError(f"the request makes no sense: {told}"), inputs=inputs
-        )
-
-    @app.exception_handler(HTTPException)
-    async def of_the_framework(request: Request, error: HTTPException) -> Response:
-        headers = {}
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = _allowed(request)
-        return problem_response(request, _translated(request, error), headers=headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
-
-    @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem_response(
-            request, errors.FailedError("the gateway failed on this request; its log says why")
-        )
+def _invalid(request: Request, error: RequestValidationError) -> Response:
+    inputs = [
+        InputProblem(source=".".join(map(str, one["loc"])), code=errors.RequestError.code, detail=one["msg"])
+        for one in error.errors()
+    ]
+    told = "; ".join(f"{one.source}: {one.detail}" for one in inputs)
+    return problem_response(
+        request, errors.RequestError(f"the request makes no sense: {told}"), inputs=inputs
+    )
 
 
 def _translated(request: Request, error: HTTPException) -> AlexqError:

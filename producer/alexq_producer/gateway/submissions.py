@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
@@ -14,10 +14,11 @@ from starlette.responses import StreamingResponse
 from alexq_producer.gateway.auth import Caller, Reading, Submitting
 from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
+from alexq_producer.gateway.direct import Deadline
 from alexq_producer.gateway.entries import ImageReference, many_of
 from alexq_producer.gateway.headers import IdempotencyKey, cursor_of, read_cursor
 from alexq_producer.gateway.intake import Accepted, Wish
-from alexq_producer.gateway.jobs import LOOK_AGAIN_S, Deadline
+from alexq_producer.gateway.jobs import LOOK_AGAIN_S
 from alexq_producer.gateway.resources import AcceptedSubmission, RejectedInput, Submission, SubmissionPage
 from alexq_producer.gateway.state import shared
 from alexq_producer.gateway.waiting import waiting_for
@@ -109,18 +110,18 @@ async def submit_images(
             "send it in parts"
         )
 
-    def take() -> Accepted:
-        pieces = Body(request, core).pieces_here(settings.max_submission_bytes, too_large)
+    def take(blocks: Iterator[bytes]) -> Accepted:
         entries = many_of(
-            pieces,
+            blocks,
             request.headers.get("content-type", ""),
             max_image_bytes=settings.max_image_bytes,
             max_bytes=settings.max_submission_bytes,
         )
         return intake.take(entries, wish, max_images=settings.max_submission_images)
 
-    with keys.hold(caller.tenant, key):
-        accepted = await core.call_slow(take)
+    body = Body(request, core).blocks(settings.max_submission_bytes, too_large)
+    with keys.hold(caller.tenant, key), body as blocks:
+        accepted = await core.call_slow(take, blocks)
     if accepted.is_replay:
         response.headers["Idempotent-Replayed"] = "true"
     if accepted.submission_id is None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI
 
-from alexq_producer.gateway import jobs, kserve, operations, problems, submissions
+from alexq_producer.gateway import examples, jobs, kserve, operations, problems, submissions
 from alexq_producer.gateway.auth import Gate, is_loopback, require_bindable
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.direct import Direct
@@ -78,6 +78,7 @@ def _describe(app: FastAPI) -> None:
             for operations_of in schema["paths"].values():
                 for operation in operations_of.values():
                     operation["responses"].pop("422", None)  # one of the default's
+            examples.add(schema)
         assert app.openapi_schema is not None
         return app.openapi_schema
 

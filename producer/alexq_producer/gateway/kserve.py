@@ -10,14 +10,22 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
+from alexq_producer.gateway import tensors
 from alexq_producer.gateway.auth import Reading
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.inference import BINARY_HEADER, Asked, answer, asked
 from alexq_producer.gateway.problems import InferenceError
 from alexq_producer.gateway.state import shared
-from alexq_producer.gateway.tensors import OUTPUTS, InferResponse, TensorMetadata
+from alexq_producer.gateway.tensors import InferResponse, TensorMetadata
 from alexq_schema.db import pages
 from alexq_schema.errors import ModelNotFoundError, ModelNotReadyError
+
+EXTENSIONS: Final = ["binary_tensor_data"]
+PLATFORM: Final = "pytorch"
+INPUTS: Final = [TensorMetadata(name="image", datatype="BYTES", shape=[-1])]
+OUTPUTS: Final = [
+    TensorMetadata(name=name, datatype=datatype, shape=[-1, -1]) for name, datatype in tensors.OUTPUTS.items()
+]
 
 router = APIRouter(
     tags=["inference"],
@@ -67,7 +75,7 @@ class ModelReady(BaseModel):
 @router.get("/v2/", include_in_schema=False)  # so in the protocol's own OpenAPI document
 async def server_metadata() -> ServerMetadata:
     """Return name, version and extensions of the server."""
-    return ServerMetadata(name="alexq", version=installed_version("alexq"), extensions=["binary_tensor_data"])
+    return ServerMetadata(name="alexq", version=installed_version("alexq"), extensions=EXTENSIONS)
 
 
 @router.get("/v2/health/live", operation_id="server_live", summary="Does it live?")
@@ -110,9 +118,9 @@ async def _metadata(request: Request, name: str, version: str | None = None) -> 
     return ModelMetadata(
         name=name,
         versions=sorted({one for known, one, workers in found if known == name and workers}),
-        platform="pytorch",
-        inputs=[TensorMetadata(name="image", datatype="BYTES", shape=[-1])],
-        outputs=[TensorMetadata(name=one, datatype=kind, shape=[-1, -1]) for one, kind in OUTPUTS.items()],
+        platform=PLATFORM,
+        inputs=INPUTS,
+        outputs=OUTPUTS,
     )
 
 

@@ -169,15 +169,18 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Return the response that tells of ``error``, in the shape that the request's path has for errors."""
-    status, path = status_of(type(error)), request.url.path
+    status = status_of(type(error))
+    told = told_of(error, request.url.path, inputs=inputs)
+    kind = MEDIA_TYPE if isinstance(told, Problem) else "application/json"
     sent = {**_headers(status, error), **(headers or {})}
-    closes = not _body_was_read(request)
+    return ErrorResponse(told, status, sent, kind, closes=not _body_was_read(request))
+
+
+def told_of(error: AlexqError, path: str, *, inputs: Sequence[InputProblem] = ()) -> Problem | InferenceError:
+    """Return ``error`` in the shape that this path has for errors."""
     if path == "/v2" or path.startswith("/v2/"):
-        return ErrorResponse(
-            InferenceError(error=error.detail), status, sent, "application/json", closes=closes
-        )
-    problem = problem_of(error, status, instance=path, inputs=inputs)
-    return ErrorResponse(problem, status, sent, MEDIA_TYPE, closes=closes)
+        return InferenceError(error=error.detail)
+    return problem_of(error, status_of(type(error)), instance=path, inputs=inputs)
 
 
 def _headers(status: HTTPStatus, error: AlexqError) -> dict[str, str]:

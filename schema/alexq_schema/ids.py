@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import uuid_utils.compat
@@ -37,3 +37,8 @@ def tagged_id(tag: int) -> UUID:
 def tag_of(id_: UUID) -> int:
     """Return the tag that a submission's id ends in."""
     return id_.int & _TAG_MASK
+
+
+def time_of(id_: UUID) -> datetime | None:
+    """Return when a UUIDv7 was made, to the millisecond; None for another id."""
+    return datetime.fromtimestamp((id_.int >> 80) / 1000, UTC) if id_.version == 7 else None

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from alexq_schema.db import jobs, publishing, queries, retention
+from alexq_schema.db import dashboard, jobs, minutes, publishing, queries, retention, search, tallies
+from alexq_schema.db.search import JobSearch
 from alexq_schema.db.session import Database
+from alexq_schema.ids import new_id
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane
 from alexq_schema.work import Crashed, Errored, Failed
@@ -117,6 +119,44 @@ def serve(system: System) -> None:
     assert system.commit([*ours, *map(success, others)]) == 60
 
 
+def look(system: System) -> None:
+    with system.database.read() as connection:
+        dashboard.backlog(connection)
+
+
+def look_at_the_dead(system: System) -> None:
+    with system.database.read() as connection:
+        dashboard.dead_groups(connection)
+        dashboard.dead_ids(connection, error_code=None, after=None, limit=50)
+
+
+def look_at_minutes(system: System) -> None:
+    with system.database.read() as connection:
+        now = minutes.this_minute(connection)
+        minutes.ended(connection, now - 2, now + 1)
+
+
+def look_at_batches(system: System) -> None:
+    with system.database.read() as connection:
+        dashboard.recently_served(connection, 100)
+
+
+def tally(system: System) -> None:
+    with system.database.read() as connection:
+        handed = tallies.newest(connection, after=None, limit=1)
+        tallies.tally(connection, [handed[0].id])
+        tallies.labels(connection, handed[0].id, 10)
+        tallies.open_ids(connection, handed[0].id, after=None, limit=100)
+
+
+def search_for(**wanted: Any) -> Callable[[System], None]:
+    def act(system: System) -> None:
+        with system.database.read() as connection:
+            search.page(connection, JobSearch(**wanted), after=None, limit=50, look_at=500)
+
+    return act
+
+
 @pytest.mark.parametrize(
     ("act", "index"),
     [
@@ -130,8 +170,37 @@ def serve(system: System) -> None:
         (System.return_silent, "ix_jobs_running"),
         (expire, "ix_jobs_expiring"),
         (delete_old, "ix_jobs_finished"),
+        (look, "ix_jobs_unclaimed"),
+        (look_at_the_dead, "ix_jobs_ended"),
+        (look_at_minutes, "ix_jobs_finished"),
+        (look_at_batches, "ix_jobs_finished"),
+        (tally, "ix_jobs_in_submission"),
+        (search_for(), None),
+        (search_for(tenant="shop"), None),
+        (search_for(state=JobState.QUEUED), None),
+        (search_for(min_probability=0.9), None),
+        (search_for(state=JobState.RUNNING), "ix_jobs_running"),
+        (search_for(state=JobState.DEAD), "ix_jobs_ended"),
+        (search_for(state=JobState.SUCCEEDED, min_probability=0.9), "ix_jobs_ended"),
+        (search_for(label="yesterday", tenant="shop"), "ix_jobs_labelled"),
+        (search_for(submission_id=new_id(), state=JobState.FAILED), "ix_jobs_in_submission"),
     ],
-    ids=["serve", "read", "cancel", "redrive", "list", "label", "publish", "silent", "expire", "delete"],
+    ids=[
+        *("serve", "read", "cancel", "redrive", "list", "label", "publish", "silent", "expire", "delete"),
+        *(
+            "look",
+            "dead",
+            "minutes",
+            "batches",
+            "tally",
+            "search",
+            "tenant",
+            "queued",
+            "confidence",
+            "running",
+        ),
+        *("search dead", "sure", "label of a tenant", "failed of a submission"),
+    ],
 )
 def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
     system: System, act: Callable[[System], object], index: str | None

@@ -1,0 +1,261 @@
+"""What the dashboard reads of the whole system: the backlog, workers, what is dead, what a batch costs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, Text, cast, func, select
+
+from alexq_schema.db.clock import db_now, now
+from alexq_schema.db.jobs import JobEventKind
+from alexq_schema.db.rows import IS_QUEUED, IS_RUNNING, among, is_in
+from alexq_schema.db.tables import Job, JobEvent, ModelVersion, Submission, Worker
+from alexq_schema.job import JobState, ModelRef
+from alexq_schema.names import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class LaneBacklog:
+    """What waits in one lane."""
+
+    lane: Lane
+    jobs: int
+    oldest_s: float | None
+    """Age of the job that waits longest; None where none waits."""
+
+
+def backlog(connection: Connection) -> list[LaneBacklog]:
+    """Return what waits in each lane. Reads the index of the waiting, and one row for each lane."""
+    # PostgreSQL has no min() of UUIDs; as text they are in the same order.
+    oldest_id = func.min(cast(Job.id, Text)).label("oldest")
+    statement = select(Job.lane, func.count().label("jobs"), oldest_id).where(IS_QUEUED).group_by(Job.lane)
+    rows = {Lane(row.lane): row for row in connection.execute(statement)}
+    ids = {lane: UUID(row.oldest) for lane, row in rows.items()}
+    created = select(Job.id, Job.created_at).where(among(Job.id, "b_ids"))
+    ages = {row.id: row.created_at for row in connection.execute(created, {"b_ids": list(ids.values())})}
+    this_time = now(connection)
+    found: list[LaneBacklog] = []
+    for lane in Lane:
+        since = ages.get(ids[lane]) if lane in ids else None
+        age_s = None if since is None else max(0.0, (this_time - since).total_seconds())
+        found.append(LaneBacklog(lane, rows[lane].jobs if lane in rows else 0, age_s))
+    return found
+
+
+def running(connection: Connection) -> int:
+    """Return how many jobs workers hold."""
+    return connection.execute(select(func.count()).select_from(Job).where(IS_RUNNING)).scalar_one()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A worker process and when it last showed itself."""
+
+    id: UUID
+    host: str
+    pid: int
+    device: str
+    model: ModelRef
+    started_at: datetime
+    silent_s: float
+    """Since it last showed progress."""
+    stopped: bool
+    """It left in good order."""
+    unhealthy: str | None
+    """Why it found itself unable to get on, if it did."""
+
+    @property
+    def name(self) -> str:
+        """``host:pid``."""
+        return f"{self.host}:{self.pid}"
+
+    def is_alive(self, silent_after_s: float) -> bool:
+        """Return whether it takes work."""
+        return not self.stopped and self.unhealthy is None and self.silent_s <= silent_after_s
+
+
+def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState]:
+    """Return the workers that showed themselves lately, those that started last first."""
+    statement = (
+        select(
+            Worker.id,
+            Worker.host,
+            Worker.pid,
+            Worker.device,
+            Worker.started_at,
+            Worker.last_seen_at,
+            Worker.stopped_at,
+            Worker.unhealthy_at,
+            Worker.unhealthy_reason,
+            ModelVersion.name,
+            ModelVersion.version,
+            ModelVersion.precision,
+            ModelVersion.trained,
+            db_now().label("now"),
+        )
+        .join(ModelVersion)
+        .where(Worker.last_seen_at >= db_now(-seen_within_s))
+        .order_by(Worker.started_at.desc())
+    )
+    return [
+        WorkerState(
+            id=row.id,
+            host=row.host,
+            pid=row.pid,
+            device=row.device,
+            model=ModelRef(name=row.name, version=row.version, precision=row.precision, trained=row.trained),
+            started_at=row.started_at,
+            silent_s=max(0.0, (row.now - row.last_seen_at).total_seconds()),
+            stopped=row.stopped_at is not None,
+            unhealthy=(row.unhealthy_reason or "it gave no reason") if row.unhealthy_at else None,
+        )
+        for row in connection.execute(statement)
+    ]
+
+
+def last_seen_s(connection: Connection) -> float | None:
+    """Return how long ago a worker last showed itself, or None where none ever did."""
+    row = connection.execute(select(func.max(Worker.last_seen_at).label("at"), db_now().label("now"))).one()
+    return None if row.at is None else max(0.0, (row.now - row.at).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroup:
+    """The jobs that are dead of one thing."""
+
+    error_code: str | None
+    jobs: int
+    newest_at: datetime
+    submissions: int
+
+
+def dead_groups(connection: Connection) -> list[DeadGroup]:
+    """Return what jobs are dead of, the most frequent first. Reads each dead job's row."""
+    statement = (
+        select(
+            Job.error_code,
+            func.count().label("jobs"),
+            func.max(Job.finished_at).label("newest_at"),
+            func.count(Job.submission_id.distinct()).label("submissions"),
+        )
+        .where(is_in(JobState.DEAD))
+        .group_by(Job.error_code)
+        .order_by(func.count().desc(), Job.error_code)
+    )
+    return [
+        DeadGroup(row.error_code, row.jobs, row.newest_at, row.submissions)
+        for row in connection.execute(statement)
+    ]
+
+
+def dead_ids(connection: Connection, *, error_code: str | None, after: UUID | None, limit: int) -> list[UUID]:
+    """Return ids of dead jobs, newest first; of the page that follows the job ``after``."""
+    statement = select(Job.id).where(is_in(JobState.DEAD))
+    if error_code is not None:
+        statement = statement.where(Job.error_code == error_code)
+    if after is not None:
+        statement = statement.where(Job.id < after)
+    return list(connection.execute(statement.order_by(Job.id.desc()).limit(limit)).scalars())
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the record."""
+
+    job_id: UUID
+    at: datetime
+    kind: str
+    attempt: int
+    code: str | None
+    detail: str | None
+    actor: str | None
+
+
+_EVENTS = select(
+    JobEvent.job_id,
+    JobEvent.at,
+    JobEvent.kind,
+    JobEvent.attempt,
+    JobEvent.code,
+    JobEvent.detail,
+    JobEvent.actor,
+)
+_LOOK_AT_EVENTS = 1_000
+
+
+def redrives(connection: Connection, limit: int) -> list[Event]:
+    """Return up to ``limit`` redrives, the last first; only the record's newest lines are looked at."""
+    newest = connection.execute(_EVENTS.order_by(JobEvent.id.desc()).limit(_LOOK_AT_EVENTS))
+    return [Event(*row) for row in newest if row.kind == JobEventKind.REDRIVEN][:limit]
+
+
+def events(connection: Connection, job_id: UUID) -> list[Event]:
+    """Return the record of a job, oldest first."""
+    rows = connection.execute(_EVENTS.where(JobEvent.job_id == job_id).order_by(JobEvent.id))
+    return [Event(*row) for row in rows]
+
+
+def batch_of(connection: Connection, job_id: UUID) -> tuple[int | None, str | None]:
+    """Return how many images the job's batch had, and its tenant."""
+    statement = (
+        select(Job.batch_size, Submission.tenant)
+        .outerjoin(Submission, Submission.id == Job.submission_id)
+        .where(Job.id == job_id)
+    )
+    row = connection.execute(statement).first()
+    return (None, None) if row is None else (row[0], row[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Where the time of one job that succeeded went, in seconds."""
+
+    batch_size: int
+    waited_s: float
+    decode_s: float
+    forward_s: float
+    held_s: float
+    """From claimed to committed."""
+    worker_id: UUID | None
+    finished_at: datetime
+
+
+def recently_served(connection: Connection, limit: int) -> list[Served]:
+    """Return the jobs that succeeded last, newest first, of the ``limit`` that ended last."""
+    statement = (
+        select(
+            Job.batch_size,
+            Job.created_at,
+            Job.claimed_at,
+            Job.finished_at,
+            Job.decode_s,
+            Job.forward_s,
+            Job.worker_id,
+        )
+        .where(Job.finished_at.is_not(None))
+        .order_by(Job.finished_at.desc())
+        .limit(limit)
+    )
+    return [
+        Served(
+            batch_size=row.batch_size,
+            waited_s=max(0.0, (row.claimed_at - row.created_at).total_seconds()),
+            decode_s=row.decode_s or 0.0,
+            forward_s=row.forward_s or 0.0,
+            held_s=max(0.0, (row.finished_at - row.claimed_at).total_seconds()),
+            worker_id=row.worker_id,
+            finished_at=row.finished_at,
+        )
+        for row in connection.execute(statement)
+        if row.batch_size is not None  # it succeeded
+    ]
+
+
+def worker_names(connection: Connection, worker_ids: Collection[UUID]) -> dict[UUID, tuple[str, str]]:
+    """Return ``host:pid`` and the device of these workers."""
+    statement = select(Worker.id, Worker.host, Worker.pid, Worker.device).where(among(Worker.id, "b_ids"))
+    rows = connection.execute(statement, {"b_ids": list(worker_ids)})
+    return {row.id: (f"{row.host}:{row.pid}", row.device) for row in rows}

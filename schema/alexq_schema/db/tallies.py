@@ -1,0 +1,121 @@
+"""Submissions and how far they are, for people who look; a tally reads each job of its submission."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, func, select
+
+from alexq_schema.db.rows import IS_ENDED, among
+from alexq_schema.db.tables import Job, Submission
+from alexq_schema.job import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A submission as it was handed in."""
+
+    id: UUID
+    created_at: datetime
+    total: int
+    tenant: str | None
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a submission is."""
+
+    counts: dict[JobState, int] = field(default_factory=dict)
+    """Jobs by state; fewer than were handed in where old ones were deleted."""
+    first_claimed_at: datetime | None = None
+    last_finished_at: datetime | None = None
+
+    @property
+    def ended(self) -> int:
+        """Jobs that are done, one way or another."""
+        return sum(number for state, number in self.counts.items() if state.is_terminal)
+
+    @property
+    def left(self) -> int:
+        """Jobs that wait or run."""
+        return sum(self.counts.values()) - self.ended
+
+    @property
+    def per_s(self) -> float | None:
+        """Jobs a second, from the first that was claimed to the last that ended."""
+        if self.first_claimed_at is None or self.last_finished_at is None:
+            return None
+        seconds = (self.last_finished_at - self.first_claimed_at).total_seconds()
+        return self.ended / seconds if seconds > 0 else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Time until it is done, as fast as so far."""
+        return self.left / self.per_s if self.left and self.per_s else None
+
+
+def newest(connection: Connection, *, after: UUID | None, limit: int) -> list[Handed]:
+    """Return submissions, newest first; of the page that follows the submission ``after``."""
+    statement = select(Submission.id, Submission.created_at, Submission.total, Submission.tenant)
+    if after is not None:
+        statement = statement.where(Submission.id < after)
+    rows = connection.execute(statement.order_by(Submission.id.desc()).limit(limit))
+    return [Handed(row.id, row.created_at, row.total, row.tenant) for row in rows]
+
+
+def one(connection: Connection, submission_id: UUID) -> Handed | None:
+    """Return a submission, or None where there is none."""
+    row = connection.execute(
+        select(Submission.id, Submission.created_at, Submission.total, Submission.tenant).where(
+            Submission.id == submission_id
+        )
+    ).first()
+    return None if row is None else Handed(row.id, row.created_at, row.total, row.tenant)
+
+
+def tally(connection: Connection, submission_ids: Sequence[UUID]) -> dict[UUID, Tally]:
+    """Return how far these submissions are."""
+    statement = (
+        select(
+            Job.submission_id,
+            Job.state,
+            func.count().label("jobs"),
+            func.min(Job.claimed_at).label("claimed_at"),
+            func.max(Job.finished_at).label("finished_at"),
+        )
+        .where(among(Job.submission_id, "b_ids"))
+        .group_by(Job.submission_id, Job.state)
+    )
+    found: defaultdict[UUID, Tally] = defaultdict(Tally)
+    for row in connection.execute(statement, {"b_ids": list(submission_ids)}):
+        it = found[row.submission_id]
+        it.counts[JobState(row.state)] = row.jobs
+        if row.claimed_at is not None:
+            it.first_claimed_at = min(it.first_claimed_at or row.claimed_at, row.claimed_at)
+        if row.finished_at is not None:
+            it.last_finished_at = max(it.last_finished_at or row.finished_at, row.finished_at)
+    return dict(found)
+
+
+def labels(connection: Connection, submission_id: UUID, limit: int) -> list[tuple[str, int]]:
+    """Return the labels that a submission's images got most, and how many did."""
+    statement = (
+        select(Job.label, func.count().label("jobs"))
+        .where(Job.submission_id == submission_id, Job.label.is_not(None))
+        .group_by(Job.label)
+        .order_by(func.count().desc(), Job.label)
+        .limit(limit)
+    )
+    return [(row.label, row.jobs) for row in connection.execute(statement)]
+
+
+def open_ids(connection: Connection, submission_id: UUID, *, after: UUID | None, limit: int) -> list[UUID]:
+    """Return ids of a submission's jobs that wait or run, in order, after the job ``after``."""
+    statement = select(Job.id).where(Job.submission_id == submission_id, ~IS_ENDED)
+    if after is not None:
+        statement = statement.where(Job.id > after)
+    return list(connection.execute(statement.order_by(Job.id).limit(limit)).scalars())

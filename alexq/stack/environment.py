@@ -11,7 +11,7 @@ from alexq_schema.errors import StackError
 from alexq_schema.settings import Settings
 
 _WORKER_NEEDS: Final = ("torch", "torchvision", "PIL", "numpy", "safetensors", "structlog")
-_MONITOR_NEEDS: Final = ("flower",)
+_MONITOR_NEEDS: Final = ("flower", "PIL")
 _GATEWAY_NEEDS: Final = ("fastapi", "uvicorn", "httptools", "multipart", "stream_unzip")
 
 

@@ -30,6 +30,7 @@ from alexq_schema import migrations
 from alexq_schema.db import workers
 from alexq_schema.db.session import Database
 from alexq_schema.errors import DatabaseUnavailableError
+from alexq_schema.loopback import is_loopback
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings, StackFile
 
@@ -201,7 +202,10 @@ class Stack:
     def _start_monitor(self) -> bool:
         address = self._settings.monitor_address
         port = self._port("dashboard", address, self._settings.monitor_port)
-        self._settings = self._settings.model_copy(update={"monitor_port": port})
+        own = {"monitor_port": port}
+        if "monitor_admin" not in self._settings.model_fields_set:
+            own["monitor_admin"] = is_loopback(address)  # whoever started the stack is the one who sees it
+        self._settings = self._settings.model_copy(update=own)
         return self._start(
             Child(
                 name="monitor",

@@ -1,12 +1,12 @@
-"""Flower on alexq's broker. Pages of our own join it through ``Flower.add_handlers``."""
+"""Flower on alexq's broker, with pages of our own beside its."""
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import signal
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from celery import Celery
 from flower.app import Flower
@@ -15,11 +15,23 @@ from flower.options import options
 from flower.urls import settings as tornado_settings
 from tornado.log import enable_pretty_logging
 
+from alexq_monitor import pages
+from alexq_monitor.dashboard import Dashboard
+from alexq_monitor.history import History, Recorder
+from alexq_monitor.look import Templates
+from alexq_monitor.overview import Overview
+from alexq_monitor.pages import batches
+from alexq_monitor.protection import require_protection
+from alexq_monitor.sources import Shared, Sources
+from alexq_monitor.tallying import Tallies
 from alexq_schema.errors import SettingsError
 from alexq_schema.names import QUEUE_CLASSIFY
 from alexq_schema.settings import Settings
 
 log = logging.getLogger("alexq_monitor")
+
+BATCHES_KEPT_S: Final = 10.0
+"""How long the reading of some thousand jobs serves all who look."""
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -38,51 +50,42 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
-def require_protection(address: str, *, has_auth: bool) -> None:
-    """Refuse to show the dashboard to other machines without a login.
-
-    Raises:
-        SettingsError: ``address`` is not loopback and Flower has no authentication.
-    """
-    if not has_auth and not is_loopback(address):
-        raise SettingsError(
-            f"ALEXQ_MONITOR_ADDRESS={address!r} would show the dashboard, which can stop workers, to other "
-            "machines without a login: set FLOWER_BASIC_AUTH=user:password or FLOWER_AUTH, "
-            "or keep 127.0.0.1"
-        )
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether only this machine can reach ``address``; an empty one means every interface."""
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
 def build(settings: Settings) -> Flower:
     """Return Flower, configured as its own command does from ``FLOWER_…``, not yet listening.
 
     Address, port and broker are ours; a ``flowerconfig.py`` in the working folder is not executed,
-    and the events stay in memory: what must last is in the SQL database.
+    and the events stay in memory: what must last is in the SQL database. Unless ``monitor_admin`` allows
+    them, actions are off: ours, and Flower's own, which stop workers.
 
     Raises:
-        SettingsError: no broker, or open to other machines without a login.
+        SettingsError: no broker or database, or open to other machines without a login.
     """
-    if not settings.broker_url:
-        raise SettingsError("ALEXQ_BROKER_URL is not set")
+    if not settings.broker_url or not settings.database_url:
+        raise SettingsError("the dashboard needs ALEXQ_BROKER_URL and ALEXQ_DATABASE_URL")
     apply_env_options()
     options.address = settings.monitor_address
     options.port = settings.monitor_port
     options.unix_socket = ""
     options.persistent = False
+    options.read_only = options.read_only or not settings.monitor_admin
     require_protection(options.address, has_auth=bool(options.basic_auth or options.auth))
     extract_settings()
     enable_pretty_logging()
     setup_logging()
-    return Flower(capp=celery_app(settings), options=options, **tornado_settings)
+    templates = Templates(Path(tornado_settings["template_path"]), options.url_prefix)
+    flower = Flower(capp=celery_app(settings), options=options, **tornado_settings, template_loader=templates)
+    sources, history = Sources(settings), History()
+    dashboard = Dashboard(
+        sources=sources,
+        overview=Overview(sources, history),
+        tallies=Tallies(sources),
+        batches=Shared(lambda: sources.read(batches.read), BATCHES_KEPT_S),
+        url_prefix=options.url_prefix or "",
+        is_admin=not options.read_only,
+    )
+    flower.add_handlers(".*", pages.handlers(dashboard))
+    flower.io_loop.add_callback(Recorder(sources, history).run)
+    return flower
 
 
 def serve(flower: Flower) -> None:

@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     monitor_address: str = "127.0.0.1"
     monitor_port: int = Field(default=5555, ge=0, le=65535)
     """Port of the Flower dashboard."""
+    monitor_admin: bool = False
+    """The dashboard may act: redrive, cancel, activate, and what Flower does to workers."""
 
     gateway_address: str = "127.0.0.1"
     gateway_port: int = Field(default=8080, ge=0, le=65535)

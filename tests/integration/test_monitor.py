@@ -33,7 +33,10 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]
 
 def settings_for(tmp_path: Path, broker_url: str, **given: object) -> Settings:
     return Settings.load(
-        data_dir=tmp_path, broker_url=broker_url, **{"monitor_port": free_port("127.0.0.1")} | given
+        data_dir=tmp_path,
+        database_url=f"sqlite:///{tmp_path / 'alexq.db'}",
+        broker_url=broker_url,
+        **{"monitor_port": free_port("127.0.0.1")} | given,
     )
 
 

@@ -1,0 +1,190 @@
+"""The state of the whole system, read once for all who look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from redis import Redis
+from sqlalchemy import Connection
+
+from alexq_monitor import charts
+from alexq_monitor.advice import Advice, Situation, advise, drain_s
+from alexq_monitor.charts import Chart
+from alexq_monitor.history import LATE, Counts, History, Piece, open_from, read_piece
+from alexq_monitor.sources import Shared, Sources, or_error
+from alexq_schema.db import dashboard, minutes
+from alexq_schema.db.clock import now
+from alexq_schema.db.dashboard import DeadGroup, LaneBacklog, WorkerState
+from alexq_schema.errors import AlexqError
+from alexq_schema.names import Lane
+
+KEEP_S: Final = 2.0
+"""How long one look serves all who ask."""
+SEEN_WITHIN_S: Final = 3_600.0
+"""Workers that were last seen longer ago are not shown."""
+SPANS: Final = (("Last hour", 1, 60), ("Last day", 15, 96), ("Last week", 120, 84))
+"""Name, minutes a point, points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What the database says now."""
+
+    at: datetime
+    minute: int
+    lanes: list[LaneBacklog]
+    running: int
+    workers: list[WorkerState]
+    last_seen_s: float | None
+    dead: list[DeadGroup]
+    is_empty: bool
+    tail: Piece
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the page shows; a panel whose source is away has the reason in its place."""
+
+    advice: list[Advice]
+    database_error: str | None = None
+    broker_error: str | None = None
+    messages: dict[Lane, int] = field(default_factory=dict)
+    """What waits in Redis."""
+    at: datetime | None = None
+    lanes: list[LaneBacklog] = field(default_factory=list)
+    waiting: int = 0
+    running: int = 0
+    oldest_s: float | None = None
+    in_per_s: float = 0.0
+    out_per_s: float = 0.0
+    drain_s: float | None = None
+    """None: at this rate, never."""
+    mean_batch: float | None = None
+    """Images in a forward pass, in the last hour."""
+    hour: Counts = field(default_factory=Counts)
+    dead: int = 0
+    alive: list[WorkerState] = field(default_factory=list)
+    gone: list[WorkerState] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    history_from: datetime | None = None
+    """Set while older minutes are still being read."""
+
+
+class Overview:
+    """Looks, at most every ``KEEP_S``, and only when somebody asks."""
+
+    def __init__(self, sources: Sources, history: History) -> None:
+        self._sources, self._history = sources, history
+        self._silent_after_s = sources.settings.silent_after_s
+        self._live = Shared(self._look, KEEP_S)
+        self._messages = Shared(lambda: sources.broker(_messages), KEEP_S)
+
+    async def live(self) -> Live:
+        """Return what the database says.
+
+        Raises:
+            DatabaseUnavailableError: nothing, in time.
+        """
+        return await self._live.get()
+
+    def is_alive(self, worker: WorkerState) -> bool:
+        """Return whether a worker takes work."""
+        return worker.is_alive(self._silent_after_s)
+
+    async def view(self) -> View:
+        """Return what to show; never raises for a source that is away."""
+        messages = await or_error(self._messages.get())
+        live = await or_error(self._live.get())
+        broker_error = str(messages) if isinstance(messages, AlexqError) else None
+        known = messages if isinstance(messages, dict) else {}
+        if isinstance(live, AlexqError):
+            situation = Situation(database_error=str(live), broker_error=broker_error)
+            return View(advise(situation), str(live), broker_error, known)
+        return self._shown(live, broker_error, known)
+
+    def _shown(self, live: Live, broker_error: str | None, messages: dict[Lane, int]) -> View:
+        history, minute = self._history, live.minute
+        recent = history.counts(minute - 1, minute + 1)
+        recent_s = live.at.timestamp() - (minute - 1) * minutes.SECONDS
+        hour = history.counts(minute - 59, minute + 1)
+        alive = [worker for worker in live.workers if self.is_alive(worker)]
+        gone = [worker for worker in live.workers if not self.is_alive(worker) and not worker.stopped]
+        waits = [lane.oldest_s for lane in live.lanes if lane.oldest_s is not None]
+        situation = Situation(
+            broker_error=broker_error,
+            waiting=sum(lane.jobs for lane in live.lanes),
+            oldest_s=max(waits, default=0.0),
+            running=live.running,
+            in_per_s=recent.came_in / recent_s,
+            out_per_s=recent.ended / recent_s,
+            workers=len(alive),
+            silent=tuple(worker.name for worker in gone if worker.unhealthy is None),
+            unhealthy=tuple((worker.name, worker.unhealthy) for worker in gone if worker.unhealthy),
+            last_seen_s=live.last_seen_s,
+            untrained=_untrained(alive),
+            dead=sum(group.jobs for group in live.dead),
+            dead_code=live.dead[0].error_code if live.dead else None,
+            dead_of_code=live.dead[0].jobs if live.dead else 0,
+            succeeded=hour.succeeded,
+            failed=hour.failed,
+            is_empty=live.is_empty,
+        )
+        return View(
+            advice=advise(situation),
+            broker_error=broker_error,
+            messages=messages,
+            at=live.at,
+            lanes=live.lanes,
+            waiting=situation.waiting,
+            running=live.running,
+            oldest_s=max(waits, default=None),
+            in_per_s=situation.in_per_s,
+            out_per_s=situation.out_per_s,
+            drain_s=drain_s(situation),
+            mean_batch=hour.succeeded / hour.batches if hour.batches else None,
+            hour=hour,
+            dead=situation.dead,
+            alive=alive,
+            gone=gone,
+            charts=[
+                charts.flow(name, history.series(minute, step=step, points=points), step)
+                for name, step, points in SPANS
+            ],
+            history_from=None if history.is_whole else minutes.start_of(history.known_from or minute),
+        )
+
+    async def _look(self) -> Live:
+        live = await self._sources.read(self._read)
+        self._history.put(live.tail)
+        return live
+
+    def _read(self, connection: Connection) -> Live:
+        at = now(connection)
+        minute = minutes.minute_at(at)
+        lanes, held = dashboard.backlog(connection), dashboard.running(connection)
+        tail = read_piece(connection, open_from(self._history, minute), minute + 1, minute - LATE)
+        return Live(
+            at=at,
+            minute=minute,
+            lanes=lanes,
+            running=held,
+            workers=dashboard.workers(connection, seen_within_s=SEEN_WITHIN_S),
+            last_seen_s=dashboard.last_seen_s(connection),
+            dead=dashboard.dead_groups(connection),
+            is_empty=minutes.oldest(connection) is None,
+            tail=tail,
+        )
+
+
+def _untrained(alive: list[WorkerState]) -> tuple[str, ...]:
+    models = {f"{worker.model.name}/{worker.model.version}" for worker in alive if not worker.model.trained}
+    return tuple(sorted(models))
+
+
+def _messages(redis: Redis) -> dict[Lane, int]:
+    with redis.pipeline(transaction=False) as pipe:
+        for lane in Lane:
+            pipe.llen(lane.queue)
+        return dict(zip(Lane, pipe.execute(), strict=True))

@@ -1,0 +1,88 @@
+"""Models: which versions there are, which one is active, and who serves what."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import Connection
+
+from alexq_monitor.overview import SEEN_WITHIN_S
+from alexq_monitor.pages.base import Page
+from alexq_monitor.sources import HASH_S
+from alexq_schema.db import dashboard
+from alexq_schema.db.dashboard import WorkerState
+from alexq_schema.db.pages import models
+from alexq_schema.errors import ModelInvalidError, ModelNotFoundError, UsageError
+from alexq_schema.job import ModelRef
+from alexq_schema.models import ModelInfo, ModelStore
+
+log = logging.getLogger("alexq_monitor")
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The models folder, as far as this process sees it."""
+
+    folder: str
+    is_there: bool
+    active: str | None
+    versions: list[tuple[str, ModelInfo | None, str]]
+    """Reference, what its ``model.json`` says, and what is wrong with it."""
+
+
+def look(store: ModelStore) -> Shelf:
+    """Return what is in the models folder."""
+    versions: list[tuple[str, ModelInfo | None, str]] = []
+    for ref in store.refs():
+        try:
+            versions.append((ref, store.find(ref).info, ""))
+        except (ModelNotFoundError, ModelInvalidError) as error:
+            versions.append((ref, None, str(error)))
+    return Shelf(str(store.models_dir), store.models_dir.is_dir(), store.active_ref(), versions)
+
+
+def _read(
+    connection: Connection, silent_after_s: float
+) -> tuple[list[tuple[ModelRef, int]], list[WorkerState]]:
+    workers = dashboard.workers(connection, seen_within_s=SEEN_WITHIN_S)
+    alive = [worker for worker in workers if worker.is_alive(silent_after_s)]
+    return models(connection, silent_after_s=silent_after_s), alive
+
+
+class ModelsPage(Page):
+    """``/models``."""
+
+    template = tab = "models"
+    title = "Models"
+
+    async def get(self) -> None:
+        """Show them."""
+        sources = self.dashboard.sources
+        known, alive = await sources.read(partial(_read, silent_after_s=sources.settings.silent_after_s))
+        shelf = await sources.files(partial(look, sources.models))
+        self.show(known=known, alive=alive, shelf=shelf)
+
+    def said(self) -> str | None:
+        """Say that a version was activated."""
+        return "It is active: workers serve it from their next start." if self.asked("activated") else None
+
+
+class Activate(Page):
+    """``POST /models/activate``."""
+
+    tab = "models"
+
+    async def post(self) -> None:
+        """Make a version the active one, once its files are as its ``model.json`` says."""
+        self.require_admin()
+        ref = self.asked("model")
+        if ref is None:
+            raise UsageError("say which model: name/version")
+        try:
+            await self.dashboard.sources.files(partial(self.dashboard.sources.models.activate, ref), HASH_S)
+        except OSError as error:
+            raise ModelInvalidError(f"the models folder cannot be written: {error.strerror}") from error
+        log.info("%s activated %s", self.actor, ref)
+        self.redirect(self.path("/models", activated=1), status=303)

@@ -1,0 +1,146 @@
+// Keeps the live part of a page up to date: fetches it, and changes only what differs, so that focus,
+// selection, scroll and what was typed stay. Asks before an action.
+(function () {
+    "use strict";
+
+    var live = document.getElementById("alexq-live");
+    var dot = document.getElementById("alexq-dot");
+    var status = document.getElementById("alexq-status");
+    var everyMs = live ? 1000 * Number(live.dataset.refreshS) : 0;
+    var refreshedAt = new Date();
+    var timer = null;
+    var isAsking = false;
+    var LONGEST_MS = 15000;
+
+    function clock(time) {
+        return time.toLocaleTimeString([], {hour12: false});
+    }
+
+    function say(text, isWell) {
+        if (status && status.textContent !== text) {
+            status.textContent = text;
+        }
+        if (dot) {
+            dot.classList.toggle("status-dot-live", isWell);
+            dot.classList.toggle("status-dot-error", !isWell);
+        }
+    }
+
+    function isSame(one, other) {
+        return one.nodeType === other.nodeType && one.nodeName === other.nodeName &&
+            (one.id || "") === (other.id || "");
+    }
+
+    function copyAttributes(to, from) {
+        Array.from(to.attributes).forEach(function (old) {
+            if (!from.hasAttribute(old.name) && old.name !== "open") {
+                to.removeAttribute(old.name);
+            }
+        });
+        Array.from(from.attributes).forEach(function (one) {
+            if (to.getAttribute(one.name) !== one.value) {
+                to.setAttribute(one.name, one.value);
+            }
+        });
+    }
+
+    // Makes the children of `to` those of `from`; a row that is known by its id is moved, not made anew.
+    function change(to, from) {
+        var known = {};
+        var next = to.firstChild;
+        Array.from(to.children).forEach(function (child) {
+            if (child.id) {
+                known[child.id] = child;
+            }
+        });
+        Array.from(from.childNodes).forEach(function (wanted) {
+            var found = wanted.id && known[wanted.id];
+            if (found && found !== next) {
+                to.insertBefore(found, next);
+            } else if (!found && next && isSame(next, wanted)) {
+                found = next;
+            }
+            if (!found) {
+                to.insertBefore(document.importNode(wanted, true), next);
+                return;
+            }
+            if (found === next) {
+                next = next.nextSibling;
+            }
+            if (found.nodeType !== Node.ELEMENT_NODE) {
+                if (found.nodeValue !== wanted.nodeValue) {
+                    found.nodeValue = wanted.nodeValue;
+                }
+            } else if (!found.isEqualNode(wanted)) {
+                copyAttributes(found, wanted);
+                change(found, wanted);
+            }
+        });
+        while (next) {
+            var old = next;
+            next = next.nextSibling;
+            old.remove();
+        }
+    }
+
+    function failed(why) {
+        say("Not refreshed since " + clock(refreshedAt) + ": " + why, false);
+    }
+
+    function refresh() {
+        if (isAsking || document.hidden) {
+            return;
+        }
+        isAsking = true;
+        var giveUp = new AbortController();
+        var late = setTimeout(function () { giveUp.abort(); }, LONGEST_MS);
+        fetch(window.location.href, {
+            headers: {"X-Alexq-Fragment": "1"},
+            credentials: "same-origin",
+            redirect: "error",
+            signal: giveUp.signal
+        }).then(function (answer) {
+            return answer.text().then(function (text) {
+                if (!answer.ok) {
+                    failed(text.length < 300 && answer.status !== 401 ? text : "log in again");
+                    return;
+                }
+                if ("reload" in live.dataset) {
+                    window.location.reload();
+                    return;
+                }
+                change(live, new DOMParser().parseFromString(text, "text/html").body);
+                refreshedAt = new Date();
+                say("Live, " + clock(refreshedAt), true);
+            });
+        }).catch(function () {
+            failed("the dashboard does not answer");
+        }).finally(function () {
+            clearTimeout(late);
+            isAsking = false;
+            plan();
+        });
+    }
+
+    function plan() {
+        clearTimeout(timer);
+        timer = document.hidden ? null : setTimeout(refresh, everyMs);
+    }
+
+    document.addEventListener("submit", function (event) {
+        var question = event.target.getAttribute("data-confirm");
+        if (question && !window.confirm(question)) {
+            event.preventDefault();
+        }
+    });
+
+    if (everyMs) {
+        say("Live, " + clock(refreshedAt), true);
+        plan();
+        document.addEventListener("visibilitychange", function () {
+            if (!document.hidden) {
+                refresh();
+            }
+        });
+    }
+}());

@@ -1,0 +1,237 @@
+"""Who sees the dashboard, who acts through it, and who does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from alexq_monitor.pages import PAGES
+from alexq_schema.db.session import Database
+from alexq_schema.db.tables import Job, JobEvent
+from alexq_schema.images import open_image_store
+from alexq_schema.models import ModelStore
+from alexq_schema.settings import Settings
+from tests.helpers.monitor import MonitorProcess, running_monitor
+from tests.helpers.seeded import Seeded, seed
+
+ACTIONS = {
+    "/dead/redrive": {"which": "all"},
+    "/submissions/{submission}/cancel": {},
+    "/models/activate": {"model": "alexnet/untrained-seed0"},
+}
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """Who is let in does not depend on the database."""
+    return sqlite_url
+
+
+@pytest.fixture
+def seeded(database: Database, settings: Settings) -> Seeded:
+    images = open_image_store(settings.images_url)
+    return seed(database, images, succeeded=40, failed=10, dead=6, waiting=10)
+
+
+@pytest.fixture
+def admin(settings: Settings, seeded: Seeded, tmp_path: Path) -> Iterator[MonitorProcess]:
+    settings = settings.model_copy(update={"monitor_admin": True})
+    with running_monitor(settings, tmp_path / "monitor.log") as monitor:
+        yield monitor
+
+
+def states(database: Database) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    with database.read() as connection:
+        for state in connection.execute(select(Job.state)).scalars():
+            counted[state] = counted.get(state, 0) + 1
+    return counted
+
+
+def paths(seeded: Seeded) -> list[str]:
+    """Return every path of ours, ids filled in."""
+    ids = {"results": seeded.job_ids["succeeded"][0], "submissions": seeded.submission_ids[0]}
+    found = []
+    for pattern, _ in PAGES:
+        path = pattern.replace(r"\.(csv|ndjson)", ".csv")
+        kind = path.split("/")[1]
+        found.append(path.replace("([^/]+)", str(ids.get(kind, ""))))
+    return found
+
+
+def test_without_a_login_nobody_gets_in_by_any_path(
+    settings: Settings, seeded: Seeded, tmp_path: Path
+) -> None:
+    with running_monitor(
+        settings, tmp_path / "monitor.log", {"FLOWER_BASIC_AUTH": "me:secret,you:other"}
+    ) as monitor:
+        for path in [*paths(seeded), "/workers", "/tasks", "/broker"]:
+            answer = monitor.get(path)
+            assert answer.status_code in (401, 405), path
+            assert answer.status_code == 401 or monitor.client.post(path).status_code in (401, 403)
+            assert "IMG_" not in answer.text
+            wrong = monitor.client.get(path, auth=("me", "guess"))
+            assert wrong.status_code in (401, 405), path
+        right = monitor.client.get("/results", auth=("you", "other"))
+        assert right.status_code == 200
+        assert "IMG_" in right.text
+
+
+def test_with_oauth_a_stranger_is_sent_to_the_login(
+    settings: Settings, seeded: Seeded, tmp_path: Path
+) -> None:
+    env = {
+        "FLOWER_AUTH": ".*@example[.]com",
+        "FLOWER_AUTH_PROVIDER": "flower.views.auth.GithubLoginHandler",
+        "FLOWER_URL_PREFIX": "see",
+    }
+    with running_monitor(settings, tmp_path / "monitor.log", env) as monitor:
+        for path in paths(seeded):
+            answer = monitor.get(f"/see{path}")
+            assert answer.status_code in (302, 405), path
+            if answer.status_code == 302:
+                assert answer.headers["location"].startswith("/see/login?next="), path
+
+
+def test_everything_is_below_the_prefix(settings: Settings, seeded: Seeded, tmp_path: Path) -> None:
+    with running_monitor(settings, tmp_path / "monitor.log", {"FLOWER_URL_PREFIX": "/see/"}) as monitor:
+        assert monitor.get("/see/").headers["location"] == "/see/overview"
+        for path in ("overview", "results", "submissions", "batches", "dead", "models", "workers"):
+            assert monitor.get(f"/{path}").status_code == 404
+            html = monitor.get(f"/see/{path}").text
+            urls = re.findall(r'(?:href|src|action)="(/[^"]*)"', html)
+            assert urls
+            assert all(url.startswith("/see/") for url in urls), path
+            for url in {url for url in urls if "static" in url}:
+                assert monitor.get(url).status_code == 200, url
+
+
+def test_a_dashboard_that_only_shows_offers_and_allows_no_action(
+    settings: Settings, database: Database, seeded: Seeded, tmp_path: Path
+) -> None:
+    before = states(database)
+    active = ModelStore(settings.models_dir).active_ref()
+    env = {"FLOWER_UNAUTHENTICATED_API": "true"}
+    with running_monitor(settings, tmp_path / "monitor.log", env) as monitor:
+        for page in ("/dead", "/models", f"/submissions/{seeded.submission_ids[-1]}"):
+            assert '<form method="post"' not in monitor.get(page).text
+        monitor.get("/dead")
+        token = {"_xsrf": monitor.client.cookies["_xsrf"]}
+        for path, data in ACTIONS.items():
+            path = path.format(submission=seeded.submission_ids[-1])
+            answer = monitor.client.post(path, data={**data, **token})
+            assert answer.status_code == 403, path
+            assert "ALEXQ_MONITOR_ADMIN=true" in answer.text
+        flowers = monitor.client.post("/api/worker/shutdown/somebody")
+        assert flowers.status_code == 403
+        assert (
+            monitor.get("/results", Origin="https://elsewhere").headers.get("access-control-allow-origin")
+            is None
+        )
+    assert states(database) == before
+    assert ModelStore(settings.models_dir).active_ref() == active
+
+
+def test_an_administrator_redrives_one_a_group_and_all_and_it_is_on_record(
+    admin: MonitorProcess, database: Database, seeded: Seeded
+) -> None:
+    one = seeded.job_ids["dead"][0]
+    done = admin.post("/dead/redrive", {"which": "one", "job": str(one)}, "/dead")
+    assert (done.status_code, done.headers["location"]) == (303, "/dead?redriven=1")
+    assert "1 job queued again." in admin.get(done.headers["location"]).text
+    assert states(database)["dead"] == 5
+
+    group = admin.post("/dead/redrive", {"which": "code", "code": "image_lost"}, "/dead")
+    left = states(database)["dead"]
+    assert group.headers["location"] == f"/dead?redriven={5 - left}"
+    admin.post("/dead/redrive", {"which": "all"}, "/dead")
+    assert "dead" not in states(database)
+    with database.read() as connection:
+        record = connection.execute(select(JobEvent.actor).where(JobEvent.kind == "redriven")).scalars().all()
+    assert record == 6 * ["dashboard:this machine"]
+    assert "dashboard:this machine" in admin.get("/dead").text
+
+
+def test_the_record_names_who_logged_in(
+    settings: Settings, database: Database, seeded: Seeded, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"monitor_admin": True})
+    env = {"FLOWER_BASIC_AUTH": "anna:secret"}
+    with running_monitor(settings, tmp_path / "monitor.log", env) as monitor:
+        monitor.client.auth = ("anna", "secret")
+        assert monitor.post("/dead/redrive", {"which": "all"}, "/dead").status_code == 303
+    with database.read() as connection:
+        record = set(connection.execute(select(JobEvent.actor).where(JobEvent.kind == "redriven")).scalars())
+    assert record == {"dashboard:anna"}
+
+
+def test_an_administrator_cancels_a_submission(
+    admin: MonitorProcess, database: Database, seeded: Seeded
+) -> None:
+    page = f"/submissions/{seeded.submission_ids[-1]}"
+    done = admin.post(f"{page}/cancel", {}, page)
+    number = states(database)["cancelled"]
+    assert done.headers["location"] == f"{page}?cancelled={number}"
+    assert number + states(database).get("queued", 0) == 10
+    with database.read() as connection:
+        theirs = select(Job.state).where(Job.submission_id == seeded.submission_ids[-1])
+        assert "queued" not in connection.execute(theirs).scalars().all()
+    assert admin.post(f"{page}/cancel", {}, "/dead").headers["location"] == f"{page}?cancelled=0"
+
+
+def test_an_administrator_activates_a_model_that_is_whole(admin: MonitorProcess, settings: Settings) -> None:
+    from alexq_worker.inference.versions import create_untrained
+
+    store = ModelStore(settings.models_dir)
+    before = store.active_ref()
+    assert before is not None
+    other = create_untrained(store, seed=7).info.ref
+    try:
+        assert admin.post("/models/activate", {"model": other}, "/dead").status_code == 303
+        assert store.active_ref() == other
+        assert admin.post("/models/activate", {"model": "../../etc"}, "/dead").status_code == 409
+        assert admin.post("/models/activate", {"model": "alexnet/no-such"}, "/dead").status_code == 409
+        assert store.active_ref() == other
+    finally:
+        store.activate(before)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Host": "evil.example"},
+        {"Host": "evil.example", "Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"},
+    ],
+)
+def test_a_page_of_another_site_cannot_act_even_with_the_token(
+    admin: MonitorProcess, database: Database, headers: dict[str, str]
+) -> None:
+    answer = admin.post("/dead/redrive", {"which": "all"}, "/dead", **headers)
+    assert answer.status_code == 403
+    assert states(database)["dead"] == 6
+
+
+def test_nothing_is_done_without_the_token(admin: MonitorProcess, database: Database, seeded: Seeded) -> None:
+    for path, data in ACTIONS.items():
+        path = path.format(submission=seeded.submission_ids[-1])
+        assert admin.client.post(path, data=data).status_code == 403, path
+        assert admin.client.post(path, data={**data, "_xsrf": "guess"}).status_code == 403, path
+    assert states(database)["dead"] == 6
+
+
+def test_a_name_that_leads_here_from_elsewhere_reads_nothing(admin: MonitorProcess, seeded: Seeded) -> None:
+    for path in paths(seeded):
+        answer = admin.get(path, Host="evil.example")
+        assert answer.status_code in (403, 405), path
+        assert "IMG_" not in answer.text
+    assert admin.get("/overview", Host="localhost:80").status_code == 200
+    assert admin.get("/overview", Host="[::1]:80").status_code == 200

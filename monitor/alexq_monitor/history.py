@@ -108,19 +108,18 @@ class History:
 
     def counts(self, first: int, after: int) -> Counts:
         """Return the sum of the minutes ``first`` ≤ minute < ``after``."""
-        return sum((self._of(minute) for minute in range(first, after)), Counts())
-
-    def _of(self, minute: int) -> Counts:
-        came_in, ended = self._came_in.get(minute, 0), self._ended.get(minute)
-        if ended is None:
-            return Counts(came_in=came_in)
-        return Counts(
-            came_in=came_in + ended.unnumbered,
-            succeeded=ended.states.get(JobState.SUCCEEDED, 0),
-            failed=sum(ended.states.get(state, 0) for state in FAILURES),
-            ended=sum(ended.states.values()),
-            batches=ended.batches,
-        )
+        came_in = succeeded = failed = all_ended = 0
+        batches = 0.0
+        for minute in range(first, after):  # ten thousand for a chart: no object for each
+            came_in += self._came_in.get(minute, 0)
+            ended = self._ended.get(minute)
+            if ended is not None:
+                came_in += ended.unnumbered
+                succeeded += ended.states.get(JobState.SUCCEEDED, 0)
+                failed += sum(ended.states.get(state, 0) for state in FAILURES)
+                all_ended += sum(ended.states.values())
+                batches += ended.batches
+        return Counts(came_in, succeeded, failed, all_ended, batches)
 
     def series(self, this_minute: int, *, step: int, points: int) -> list[tuple[int, Counts]]:
         """Return ``points`` sums of ``step`` minutes, oldest first, the last with the present minute in it.

@@ -97,10 +97,6 @@ class Shared(Generic[T]):
         finally:
             self._done_at = time.monotonic()
 
-    def forget(self) -> None:
-        """Have the next who asks read anew."""
-        self._task = None
-
 
 class Sources:
     """Every source, opened on first use."""

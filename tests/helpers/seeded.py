@@ -43,7 +43,7 @@ def seed(
     succeeded: int = 9_800,
     failed: int = 200,
     dead: int = 40,
-    waiting: int = 300,
+    waiting: int = 150,
 ) -> Seeded:
     """Insert jobs of the last day, two workers that live and one that died."""
     with images.staging() as staging:
@@ -92,9 +92,9 @@ def seed(
         rows = []
         for number, state in enumerate(_states(succeeded, failed, dead, waiting)):
             age_s = (
-                86_000 * max(0.0, 1 - number / (total - waiting)) ** 2 + 3
+                86_000 * max(0.0, 1 - number / (total - waiting)) ** 1.25 + 3
                 if state != "queued"
-                else (total - number) / 20
+                else (total - number) * 2
             )
             row = _row(number, state, at - timedelta(seconds=age_s), keys, here, model_id)
             row["submission_id"] = seeded.submission_ids[number // each]
@@ -139,9 +139,9 @@ def _spread(total: int, state: str, number: int, others: Iterator[str]) -> list[
 def _row(
     number: int, state: str, created_at: datetime, keys: list[str], here: list[UUID], model_id: int
 ) -> dict[str, Any]:
-    batch = (64, 64, 48, 32, 64, 17, 1)[number // 64 % 7]
+    batch = (64, 64, 48, 32, 64, 17, 56)[number // 64 % 7]
     is_ended = state != "queued"
-    label = LABELS[number * number % len(LABELS)]
+    label = LABELS[(number + number // 7) % len(LABELS)]
     best = 0.42 + number * 37 % 55 / 100
     others = [one for one in LABELS if one != label][:4]
     code = FAILURES[number % 3] if state == "failed" else DEAD[number % 3] if state == "dead" else None

@@ -74,7 +74,9 @@ def stack_environment(data_dir: Path, models_dir: Path) -> dict[str, str]:
         monitor_port=0,  # any free one: several test runs may share this machine
         max_batch=8,
     )
-    return environment(settings)
+    env = environment(settings)
+    del env["ALEXQ_MONITOR_ADMIN"]  # what `alexq up` makes of it where nobody says
+    return env
 
 
 def is_running(data_dir: Path) -> bool:
@@ -183,6 +185,11 @@ def test_the_dashboard_of_the_stack_sees_the_tasks(up: Up) -> None:
     assert "Flower" in page("")
     classify(up.settings)
     eventually(lambda: TASK_CLASSIFY_JOBS in page("metrics"), what="the task's events reach the dashboard")
+
+
+@pytest.mark.slow
+def test_the_dashboard_of_a_stack_on_loopback_may_act(up: Up) -> None:
+    assert up.child("alexq_monitor").environ()["ALEXQ_MONITOR_ADMIN"] == "True"
 
 
 @pytest.mark.slow

@@ -26,6 +26,10 @@
         }
     }
 
+    function isElement(node) {
+        return node.nodeType === Node.ELEMENT_NODE;
+    }
+
     function isSame(one, other) {
         return one.nodeType === other.nodeType && one.nodeName === other.nodeName &&
             (one.id || "") === (other.id || "");
@@ -55,6 +59,11 @@
         });
         Array.from(from.childNodes).forEach(function (wanted) {
             var found = wanted.id && known[wanted.id];
+            // White space between elements is not the same in a page and in its part alone.
+            while (!found && next && isElement(wanted) && !isElement(next)) {
+                next = next.nextSibling;
+                (next ? next.previousSibling : to.lastChild).remove();
+            }
             if (found && found !== next) {
                 to.insertBefore(found, next);
             } else if (!found && next && isSame(next, wanted)) {
@@ -67,7 +76,7 @@
             if (found === next) {
                 next = next.nextSibling;
             }
-            if (found.nodeType !== Node.ELEMENT_NODE) {
+            if (!isElement(found)) {
                 if (found.nodeValue !== wanted.nodeValue) {
                     found.nodeValue = wanted.nodeValue;
                 }

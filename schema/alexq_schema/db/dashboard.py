@@ -220,7 +220,6 @@ class Served:
     held_s: float
     """From claimed to committed."""
     worker_id: UUID | None
-    finished_at: datetime
 
 
 def recently_served(connection: Connection, limit: int) -> list[Served]:
@@ -247,7 +246,6 @@ def recently_served(connection: Connection, limit: int) -> list[Served]:
             forward_s=row.forward_s or 0.0,
             held_s=max(0.0, (row.finished_at - row.claimed_at).total_seconds()),
             worker_id=row.worker_id,
-            finished_at=row.finished_at,
         )
         for row in connection.execute(statement)
         if row.batch_size is not None  # it succeeded

@@ -19,7 +19,7 @@ from alexq_schema.db.tables import Job, ModelVersion, Submission
 from alexq_schema.ids import first_id_at
 from alexq_schema.job import JobState
 
-LOOK_AT: Final = 50_000
+LOOK_AT: Final = 25_000
 """Rows that one page looks at, at most."""
 
 _ID_IS_OLDER_BY: Final = timedelta(hours=1)

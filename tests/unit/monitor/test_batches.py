@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -16,7 +15,7 @@ ONE, OTHER = UUID(int=1), UUID(int=2)
 def served(batch_size: int, worker: UUID = ONE, forward_s: float = 0.1) -> Served:
     return Served(
         batch_size=batch_size, waited_s=1.0, decode_s=0.01, forward_s=forward_s, held_s=0.3,
-        worker_id=worker, finished_at=datetime(2026, 1, 1, tzinfo=UTC),
+        worker_id=worker,
     )  # fmt: skip
 
 

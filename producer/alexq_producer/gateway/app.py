@@ -11,7 +11,7 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI
 
-from alexq_producer.gateway import events, jobs, operations, problems, submissions
+from alexq_producer.gateway import events, jobs, operations, page, problems, submissions
 from alexq_producer.gateway.auth import Gate, is_loopback, require_bindable
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.intake import Intake, KeysInUse
@@ -53,6 +53,7 @@ def create_app(core: Core) -> FastAPI:
     problems.install(app)
     for router in (jobs.router, submissions.router, events.router, operations.router):
         app.include_router(router)
+    app.include_router(page.router(core.settings.dashboard_url))
     _describe_problems(app)
     return app
 

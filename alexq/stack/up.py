@@ -15,13 +15,7 @@ from typing import Final
 from sqlalchemy.engine import URL
 
 from alexq.stack.broker import EmbeddedBroker, require_answer
-from alexq.stack.environment import (
-    environment,
-    free_port,
-    require_gateway,
-    require_monitor,
-    require_worker,
-)
+from alexq.stack.environment import environment, free_port, require_gateway, require_monitor, require_worker
 from alexq.stack.folder import FolderLock, make_data_folder
 from alexq.stack.health import HealthFile
 from alexq.stack.log import Log
@@ -89,12 +83,12 @@ class Stack:
         self._log.say(f"data folder {self._settings.data_dir}")
         if not (self._start_broker() and self._prepare_database() and self._ensure_model()):
             return False
-        if not (self._start_worker() and self._start_gateway() and self._start_monitor()):
+        if not (self._start_worker() and self._start_monitor() and self._start_gateway()):
             return False
         self._write_stack_file()
         self._log.say(f"ready after {time.monotonic() - started_at:.1f} s")
         self._log.say(f"dashboard {self._monitor_url}")
-        self._log.say(f"gateway   {self._gateway_url}")
+        self._log.say(f"page      {self._gateway_url} (and the HTTP gateway)")
         self._log.say(f"submit:   alexq submit PATH… --data-dir {self._settings.data_dir}")
         self._log.say("Ctrl-C stops everything")
         return True
@@ -187,7 +181,8 @@ class Stack:
     def _start_gateway(self) -> bool:
         address = self._settings.gateway_address
         port = self._port("gateway", address, self._settings.gateway_port)
-        self._settings = self._settings.model_copy(update={"gateway_port": port})
+        dashboard = self._settings.dashboard_url or self._monitor_url
+        self._settings = self._settings.model_copy(update={"gateway_port": port, "dashboard_url": dashboard})
         return self._start(
             Child(
                 name="gateway",

@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     """Bytes of one upload of many images over HTTP, packed or unpacked."""
     max_submission_images: int = Field(default=10_000, ge=1, le=100_000)
     """Images of one upload over HTTP."""
+    dashboard_url: str = Field(default="", pattern=r"^(https?://.*)?$")
+    """Where people reach the Flower dashboard; the gateway's page links there."""
 
     server: str = ""
     """Address of the gateway that the HTTP client uses, ``https://host``."""
@@ -165,7 +167,8 @@ class Settings(BaseSettings):
             missing = "ALEXQ_BROKER_URL" if settings.database_url else "ALEXQ_DATABASE_URL"
             raise SettingsError(f"{missing} is not set; set it beside its counterpart, or unset both")
         stack = StackFile.read(settings.data_dir)
-        return cls.load(**{**stack.settings(), **overrides})
+        dashboard_url = settings.dashboard_url or stack.monitor_url
+        return cls.load(**{**stack.settings(), "dashboard_url": dashboard_url, **overrides})
 
 
 class StackFile(BaseModel):

@@ -193,6 +193,17 @@ def test_the_dashboard_of_a_stack_on_loopback_may_act(up: Up) -> None:
 
 
 @pytest.mark.slow
+def test_the_stack_says_where_its_page_is_which_links_to_the_dashboard(up: Up) -> None:
+    stack = StackFile.read(up.data_dir)
+
+    with urllib.request.urlopen(stack.gateway_url, timeout=10) as response:
+        page = str(response.read(), "utf-8")
+
+    assert f"page      {stack.gateway_url}" in up.log
+    assert f'<a href="{stack.monitor_url}">Dashboard</a>' in page
+
+
+@pytest.mark.slow
 def test_a_worker_that_was_killed_comes_back_and_works(up: Up) -> None:
     before = up.child("alexq_worker")
     before.send_signal(signal.SIGKILL)

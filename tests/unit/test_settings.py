@@ -59,6 +59,7 @@ def test_a_running_stack_is_found(tmp_path: Path) -> None:
     settings = Settings.connected(data_dir=tmp_path)
 
     assert (settings.database_url, settings.broker_url) == ("sqlite:////d", "redis://b")
+    assert settings.dashboard_url == "http://127.0.0.1:5555"
     assert stat.S_IMODE(StackFile.path(tmp_path).stat().st_mode) == 0o600
 
 

@@ -11,7 +11,16 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI
 
-from alexq_producer.gateway import examples, jobs, kserve, operations, problems, submissions
+from alexq_producer.gateway import (
+    events,
+    examples,
+    jobs,
+    kserve,
+    operations,
+    page,
+    problems,
+    submissions,
+)
 from alexq_producer.gateway.auth import Gate, is_loopback, require_bindable
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.direct import Direct
@@ -54,8 +63,9 @@ def create_app(core: Core) -> FastAPI:
     app.state.shared = Shared(core, Intake(core), KeysInUse())
     app.state.gate = Gate(core, is_loopback=is_loopback(core.settings.gateway_address))
     problems.install(app)
-    for router in (jobs.router, submissions.router, operations.router, kserve.router):
+    for router in (jobs.router, submissions.router, events.router, operations.router, kserve.router):
         app.include_router(router)
+    app.include_router(page.router(core.settings.dashboard_url))
     _describe(app)
     return app
 

@@ -125,6 +125,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "name": "alexnet",
     "version": "imagenet1k-v1",
     "Inference-Header-Content-Length": 160,
+    "Last-Event-ID": "eAFjBAAAAgAC",
 }
 """By name: one that several operations take means the same in all."""
 
@@ -210,6 +211,7 @@ ERRORS: Final[dict[str, AlexqError]] = {
     "show_submission": _NO_SUBMISSION,
     "cancel_submission": _NO_SUBMISSION,
     "stream_results": _NO_SUBMISSION,
+    "follow_submission": _NO_SUBMISSION,
     "list_models": _NO_KEY,
     "health": errors.ForbiddenError(
         "a gateway without API keys answers only this machine, as localhost, not 'rebound.example'"

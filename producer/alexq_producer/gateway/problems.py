@@ -206,7 +206,7 @@ async def error_response(request: Request, error: Exception) -> Response:
         return _invalid(request, error)
     if isinstance(error, HTTPException):
         is_method = error.status_code == HTTPStatus.METHOD_NOT_ALLOWED
-        headers = {"Allow": _allowed(request)} if is_method else {}
+        headers = {"Allow": _allowed(request, error)} if is_method else {}
         return problem_response(request, _translated(request, error), headers=headers)
     if not isinstance(error, AlexqError) or status_of(type(error)) is HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
@@ -237,15 +237,16 @@ def _translated(request: Request, error: HTTPException) -> AlexqError:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return errors.RouteNotFoundError(f"there is no {path}; /openapi.json lists every path")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return errors.MethodNotAllowedError(f"{path} takes {_allowed(request)}, not {request.method}")
+        return errors.MethodNotAllowedError(f"{path} takes {_allowed(request, error)}, not {request.method}")
     return errors.RequestError(str(error.detail))
 
 
-def _allowed(request: Request) -> str:
-    """Return the methods that this path takes: each is a route of its own."""
+def _allowed(request: Request, error: HTTPException) -> str:
+    """Return the methods that this path takes: each of the document's is a route of its own."""
     paths = request.app.openapi()["paths"].items()
     fitting = [operations for path, operations in paths if compile_path(path)[0].match(request.url.path)]
-    return ", ".join(sorted(method.upper() for operations in fitting for method in operations))
+    methods = [method.upper() for operations in fitting for method in operations]
+    return ", ".join(sorted(methods or (error.headers or {})["Allow"].split(", ")))
 
 
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {

@@ -168,10 +168,15 @@ async def list_submissions(
 async def show_submission(submission_id: UUID, request: Request, caller: Reading) -> Submission:
     """Return the counts of jobs by state, the rate, and when the rest will be done."""
     core, *_ = shared(request)
-    return Submission.of(await core.call(_one, core, caller, submission_id))
+    return Submission.of(await core.call(read_submission, core, caller, submission_id))
 
 
-def _one(core: Core, caller: Caller, submission_id: UUID) -> SubmissionRow:
+def read_submission(core: Core, caller: Caller, submission_id: UUID) -> SubmissionRow:
+    """Return how far a submission is.
+
+    Raises:
+        JobNotFoundError: there is none, or it is another tenant's.
+    """
     with core.database.read() as connection:
         row = pages.submission(connection, caller.tenant, submission_id)
     if row is None:
@@ -180,9 +185,9 @@ def _one(core: Core, caller: Caller, submission_id: UUID) -> SubmissionRow:
 
 
 def _job_ids(core: Core, caller: Caller, submission_id: UUID) -> list[UUID]:
-    _one(core, caller, submission_id)
+    read_submission(core, caller, submission_id)
     with core.database.read() as connection:
-        return queries.submission_job_ids(connection, submission_id) or []
+        return list(queries.submission_places(connection, submission_id))
 
 
 @router.get(
@@ -235,6 +240,6 @@ async def cancel_submission(submission_id: UUID, request: Request, caller: Submi
         with core.database.begin() as connection:
             cancelled = job_table.cancel(connection, job_ids)
         core.announcements.announce(cancelled)
-        return _one(core, caller, submission_id)
+        return read_submission(core, caller, submission_id)
 
     return Submission.of(await core.call(cancel))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
@@ -24,12 +24,25 @@ class Waiter:
         self._core = core
         self._listener = listener
         self._told = told
-        self._pending = dict.fromkeys(job_ids)
+        self._pending = dict.fromkeys(job_ids)  # a set that keeps its order
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether every job has been yielded."""
+        return not self._pending
 
     async def finished(self, timeout_s: float) -> AsyncIterator[Job]:
-        """Yield each job once as it reaches a terminal state, until all have or ``timeout_s`` is over.
+        """Yield each job once as it reaches a terminal state; ends and raises as :meth:`pieces`."""
+        async for jobs in self.pieces(timeout_s):
+            for job in jobs:
+                yield job
 
-        A gateway that stops ends it early, within ``SILENCE_S``.
+    async def pieces(self, timeout_s: float, tick_s: float = SILENCE_S) -> AsyncIterator[Sequence[Job]]:
+        """Yield jobs, each once, as they reach a terminal state, until all have or ``timeout_s`` is over.
+
+        Those that have at the start come in the order in which they were given to :func:`waiting_for`.
+        A piece is empty where no job has come for ``tick_s``. A gateway that stops ends it early, within
+        ``SILENCE_S``.
 
         Raises:
             DatabaseUnavailableError: the database does not answer.
@@ -39,29 +52,39 @@ class Waiter:
         unread: Sequence[UUID] = list(self._pending)
         checked_at = time.monotonic()
         while True:
-            for job in self._new(jobs):
-                yield job
+            if new := self._new(jobs):
+                yield new
             wanted = [job_id for job_id in unread if job_id in self._pending]
             for start in range(0, len(wanted), READ_AT_ONCE):
                 piece = wanted[start : start + READ_AT_ONCE]
-                for job in self._new(await self._core.call(self._core.reader.finished, piece)):
-                    yield job
+                if new := self._new(await self._core.call(self._core.reader.finished, piece)):
+                    yield new
             left_s = deadline - time.monotonic()
             if not self._pending or left_s <= 0 or self._core.is_stopping:
                 return
-            with self._listener.waiting(), suppress(TimeoutError):
-                async with asyncio.timeout(self._listener.patience_s(min(SILENCE_S, left_s))):
-                    await self._told.wait()
+            silent_at = time.monotonic() + self._listener.patience_s(min(SILENCE_S, left_s))
+            while not await self._is_told(min(tick_s, silent_at - time.monotonic())):
+                if time.monotonic() >= silent_at or self._core.is_stopping:
+                    break
+                yield ()
             self._told.clear()
             jobs, unread = self._listener.take()
             if not (jobs or unread) or time.monotonic() - checked_at > RECHECK_S:
                 unread, checked_at = list(self._pending), time.monotonic()
 
-    def _new(self, jobs: Sequence[Job]) -> Iterator[Job]:
+    async def _is_told(self, within_s: float) -> bool:
+        with self._listener.waiting(), suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._told.wait()
+        return self._told.is_set()
+
+    def _new(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        new = []
         for job in jobs:
             if job.job_id in self._pending:
                 del self._pending[job.job_id]
-                yield job
+                new.append(job)
+        return new
 
 
 @asynccontextmanager

@@ -136,3 +136,13 @@ def submission_job_ids(connection: Connection, submission_id: UUID) -> list[UUID
         return None
     statement = select(JobRow.id).where(JobRow.submission_id == submission_id).order_by(JobRow.position)
     return list(connection.execute(statement).scalars())
+
+
+def submission_places(connection: Connection, submission_id: UUID) -> dict[UUID, int]:
+    """Return a submission's job ids and positions: those that finished in completion order, then the rest."""
+    statement = (
+        select(JobRow.id, JobRow.position)
+        .where(JobRow.submission_id == submission_id)
+        .order_by(JobRow.finished_at.nulls_last(), JobRow.id)
+    )
+    return {row.id: row.position for row in connection.execute(statement)}

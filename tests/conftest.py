@@ -23,6 +23,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
+from tests.helpers.gateway import GatewayProcess, running_gateway
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import WorkerProcess
 
@@ -140,6 +141,13 @@ def producer(settings: Settings) -> Iterator[Producer]:
     """A producer on ``settings``."""
     with Producer(settings) as producer:
         yield producer
+
+
+@pytest.fixture
+def gateway(settings: Settings, tmp_path: Path) -> Iterator[GatewayProcess]:
+    """A gateway process on ``settings``."""
+    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
+        yield gateway
 
 
 @pytest.fixture

@@ -36,12 +36,10 @@ def database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def gateway(settings: Settings, tmp_path: Path) -> Iterator[GatewayProcess]:
-    settings = settings.model_copy(
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(
         update={"max_image_bytes": 4 * MIB, "gateway_body_timeout_s": 1.0, "publish_timeout_s": 30.0}
     )
-    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
-        yield gateway
 
 
 def connect(gateway: GatewayProcess) -> socket.socket:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import httpx2
@@ -18,17 +17,10 @@ from sqlalchemy import func, select
 from alexq_schema.announcing import announce
 from alexq_schema.db.session import Database
 from alexq_schema.db.tables import Job as JobRow
-from alexq_schema.settings import Settings
 from alexq_schema.work import Failed
 from tests.helpers.eventually import eventually
-from tests.helpers.gateway import GatewayProcess, running_gateway
+from tests.helpers.gateway import GatewayProcess
 from tests.helpers.system import System, success
-
-
-@pytest.fixture
-def gateway(settings: Settings, tmp_path: Path) -> Iterator[GatewayProcess]:
-    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
-        yield gateway
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import httpx2
@@ -21,7 +19,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.keys import Scope
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
-from tests.helpers.gateway import JPEG, GatewayProcess, make_key, running_gateway
+from tests.helpers.gateway import JPEG, GatewayProcess, make_key
 from tests.helpers.open_inference import in_json
 from tests.helpers.photos import encode, photo_crops
 
@@ -32,12 +30,6 @@ PHOTOGRAPH = encode(photo_crops(1)[0])
 def database_url(sqlite_url: str) -> str:
     """One database is enough here."""
     return sqlite_url
-
-
-@pytest.fixture
-def gateway(settings: Settings, tmp_path: Path) -> Iterator[GatewayProcess]:
-    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
-        yield gateway
 
 
 def alexq(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:

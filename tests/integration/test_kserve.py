@@ -46,12 +46,6 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def gateway(settings: Settings, tmp_path: Path) -> Iterator[GatewayProcess]:
-    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
-        yield gateway
-
-
-@pytest.fixture
 def client(gateway: GatewayProcess) -> Iterator[httpx2.Client]:
     with gateway.client() as client:
         yield client

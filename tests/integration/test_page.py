@@ -19,7 +19,7 @@ from alexq_schema.settings import Settings
 from alexq_schema.work import Failed
 from tests.helpers.browser import Browser, running_browser
 from tests.helpers.eventually import eventually
-from tests.helpers.gateway import GatewayProcess, make_key, running_gateway
+from tests.helpers.gateway import GatewayProcess, make_key
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 from tests.helpers.system import System, success
@@ -40,10 +40,8 @@ def database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def gateway(settings: Settings, tmp_path: Path) -> Iterator[GatewayProcess]:
-    settings = settings.model_copy(update={"dashboard_url": "https://dashboard.example/?a=1&b=2"})
-    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
-        yield gateway
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"dashboard_url": "https://dashboard.example/?a=1&b=2"})
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from alexq_producer.gateway import (
     problems,
     submissions,
 )
-from alexq_producer.gateway.auth import Gate, is_loopback, require_bindable
+from alexq_producer.gateway.auth import Gate, require_bindable
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.direct import Direct
 from alexq_producer.gateway.intake import Intake, KeysInUse
@@ -31,6 +31,7 @@ from alexq_producer.gateway.protocol import PatientHttpProtocol
 from alexq_producer.gateway.state import Shared
 from alexq_producer.gateway.tensors import InferRequest
 from alexq_schema import migrations
+from alexq_schema.loopback import is_loopback
 from alexq_schema.settings import Settings
 
 STOP_GRACE_S: Final = 30

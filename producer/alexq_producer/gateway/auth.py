@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from alexq_schema.db import api_keys
 from alexq_schema.db.api_keys import KnownKey
 from alexq_schema.errors import ForbiddenError, SettingsError, UnauthenticatedError
 from alexq_schema.keys import Scope, hash_of, is_well_formed
+from alexq_schema.loopback import is_loopback
 
 TRUSTED_S: Final = 5.0
 """How long a key that was found valid is not looked up again: a revoked one ends within this time."""
@@ -124,14 +124,6 @@ def require_bindable(core: Core) -> None:
                 f"ALEXQ_GATEWAY_ADDRESS={core.settings.gateway_address!r} is not loopback and there is no "
                 "API key, so everyone there could submit and read: run `alexq keys create TENANT` first"
             )
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether only this machine reaches ``address``."""
-    try:
-        return ipaddress.ip_address(address.strip("[]")).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def _refuse_other_sites(request: Request) -> None:

@@ -151,8 +151,8 @@ def test_the_backlog_is_counted_by_lane_with_the_age_of_its_oldest(database: Dat
     bulk = system.queue(5)
     single = system.queue(2, lane=Lane.INTERACTIVE)
     with database.begin() as connection:
-        for job_id, age_s in ((bulk[0], -90.0), (single[0], -5.0)):
-            connection.execute(update(Job).where(Job.id == job_id).values(created_at=db_now(age_s)))
+        for job_id, age_s in ((bulk[1], -90.0), (single[0], -5.0)):  # in whatever order ids are
+            connection.execute(update(Job).where(Job.id == job_id).values(published_at=db_now(age_s)))
     system.claim(bulk[3:])
     with database.read() as connection:
         interactive, waiting = dashboard.backlog(connection)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, Text, cast, func, select
+from sqlalchemy import Connection, func, select
 
-from alexq_schema.db.clock import db_now, now
+from alexq_schema.db.clock import db_now
 from alexq_schema.db.jobs import JobEventKind
 from alexq_schema.db.rows import IS_QUEUED, IS_RUNNING, among, is_in
 from alexq_schema.db.tables import Job, JobEvent, ModelVersion, Submission, Worker
@@ -24,25 +24,28 @@ class LaneBacklog:
     lane: Lane
     jobs: int
     oldest_s: float | None
-    """Age of the job that waits longest; None where none waits."""
+    """Since the message of the job that waits longest went out, or went out again; None where none did."""
+
+
+_WAITING = (
+    select(
+        Job.lane,
+        func.count().label("jobs"),
+        func.min(Job.published_at).label("oldest_at"),
+        db_now().label("now"),
+    )
+    .where(IS_QUEUED)
+    .group_by(Job.lane)
+)
 
 
 def backlog(connection: Connection) -> list[LaneBacklog]:
-    """Return what waits in each lane. Reads the index of the waiting, and one row for each lane."""
-    # PostgreSQL has no min() of UUIDs; as text they are in the same order.
-    oldest_id = func.min(cast(Job.id, Text)).label("oldest")
-    statement = select(Job.lane, func.count().label("jobs"), oldest_id).where(IS_QUEUED).group_by(Job.lane)
-    rows = {Lane(row.lane): row for row in connection.execute(statement)}
-    ids = {lane: UUID(row.oldest) for lane, row in rows.items()}
-    created = select(Job.id, Job.created_at).where(among(Job.id, "b_ids"))
-    ages = {row.id: row.created_at for row in connection.execute(created, {"b_ids": list(ids.values())})}
-    this_time = now(connection)
-    found: list[LaneBacklog] = []
-    for lane in Lane:
-        since = ages.get(ids[lane]) if lane in ids else None
-        age_s = None if since is None else max(0.0, (this_time - since).total_seconds())
-        found.append(LaneBacklog(lane, rows[lane].jobs if lane in rows else 0, age_s))
-    return found
+    """Return what waits in each lane. Reads the index of the waiting, which holds all of this."""
+    found = {lane: LaneBacklog(lane, 0, None) for lane in Lane}
+    for row in connection.execute(_WAITING):
+        oldest_s = None if row.oldest_at is None else max(0.0, (row.now - row.oldest_at).total_seconds())
+        found[Lane(row.lane)] = LaneBacklog(Lane(row.lane), row.jobs, oldest_s)
+    return list(found.values())
 
 
 def running(connection: Connection) -> int:

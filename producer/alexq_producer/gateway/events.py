@@ -104,9 +104,7 @@ class Following:
 
     async def submission(self) -> Submission:
         """Return how far the submission is."""
-        return Submission.of(
-            await self.core.call(read_submission, self.core, self.caller, self.submission_id)
-        )
+        return await self.core.call(read_submission, self.core, self.caller, self.submission_id)
 
     async def events(self, wait_s: float) -> AsyncIterator[ServerSentEvent]:
         """Yield events until every job was sent, ``wait_s`` is over or the gateway stops.

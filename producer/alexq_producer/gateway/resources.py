@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from alexq_producer.submission import Rejection
-from alexq_schema.db.pages import SubmissionRow
+from alexq_schema.db.tallies import Handed, Tally
 from alexq_schema.job import Job, JobState, ModelRef
 
 
@@ -54,24 +54,18 @@ class Submission(BaseModel):
     """When the rest will be done at that rate; None where that cannot be told."""
 
     @classmethod
-    def of(cls, row: SubmissionRow) -> Self:
-        """Return the resource for ``row``."""
-        done = sum(count for state, count in row.counts.items() if state.is_terminal)
-        left = sum(row.counts.values()) - done
-        rate = None
-        if done and row.first_claimed_at and row.last_finished_at:
-            lasted_s = (row.last_finished_at - row.first_claimed_at).total_seconds()
-            rate = done / lasted_s if lasted_s > 0 else None
+    def of(cls, handed: Handed, tally: Tally) -> Self:
+        """Return the resource."""
         finish_at = None
-        if left and rate and row.last_finished_at:
-            finish_at = row.last_finished_at + timedelta(seconds=left / rate)
+        if tally.left_s is not None and tally.last_finished_at is not None:
+            finish_at = tally.last_finished_at + timedelta(seconds=tally.left_s)
         return cls(
-            submission_id=row.id,
-            created_at=row.created_at,
-            total=row.total,
-            is_finished=not left,
-            counts=row.counts,
-            images_per_s=None if rate is None else round(rate, 2),
+            submission_id=handed.id,
+            created_at=handed.created_at,
+            total=handed.total,
+            is_finished=not tally.left,
+            counts=tally.counts,
+            images_per_s=None if tally.per_s is None else round(tally.per_s, 2),
             estimated_finish_at=finish_at,
         )
 

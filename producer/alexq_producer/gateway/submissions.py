@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
@@ -24,7 +24,6 @@ from alexq_producer.gateway.state import shared
 from alexq_producer.gateway.waiting import waiting_for
 from alexq_schema.db import jobs as job_table
 from alexq_schema.db import pages, queries
-from alexq_schema.db.pages import SubmissionRow
 from alexq_schema.errors import JobNotFoundError, RequestTooLargeError
 from alexq_schema.names import Lane
 
@@ -149,17 +148,18 @@ async def list_submissions(
     core, *_ = shared(request)
     after = read_cursor(cursor)
 
-    def read() -> Sequence[SubmissionRow]:
+    def read() -> list[Submission]:
         with core.database.read() as connection:
-            return pages.submissions(connection, caller.tenant, after=after, limit=limit + 1)
+            found = pages.submissions(connection, caller.tenant, after=after, limit=limit + 1)
+        return [Submission.of(handed, tally) for handed, tally in found]
 
     found = await core.call(read)
     shown = found[:limit]
-    following = cursor_of(shown[-1].id) if len(found) > limit else None
+    following = cursor_of(shown[-1].submission_id) if len(found) > limit else None
     if following:
         url = request.url.include_query_params(cursor=following)
         response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return SubmissionPage(submissions=[Submission.of(row) for row in shown], next_cursor=following)
+    return SubmissionPage(submissions=shown, next_cursor=following)
 
 
 @router.get(
@@ -168,20 +168,20 @@ async def list_submissions(
 async def show_submission(submission_id: UUID, request: Request, caller: Reading) -> Submission:
     """Return the counts of jobs by state, the rate, and when the rest will be done."""
     core, *_ = shared(request)
-    return Submission.of(await core.call(read_submission, core, caller, submission_id))
+    return await core.call(read_submission, core, caller, submission_id)
 
 
-def read_submission(core: Core, caller: Caller, submission_id: UUID) -> SubmissionRow:
+def read_submission(core: Core, caller: Caller, submission_id: UUID) -> Submission:
     """Return how far a submission is.
 
     Raises:
         JobNotFoundError: there is none, or it is another tenant's.
     """
     with core.database.read() as connection:
-        row = pages.submission(connection, caller.tenant, submission_id)
-    if row is None:
+        found = pages.submission(connection, caller.tenant, submission_id)
+    if found is None:
         raise JobNotFoundError(f"there is no submission {submission_id}")
-    return row
+    return Submission.of(*found)
 
 
 def _job_ids(core: Core, caller: Caller, submission_id: UUID) -> list[UUID]:
@@ -235,11 +235,11 @@ async def cancel_submission(submission_id: UUID, request: Request, caller: Submi
     """Cancel every job of a submission that is unfinished, and return how it stands."""
     core, *_ = shared(request)
 
-    def cancel() -> SubmissionRow:
+    def cancel() -> Submission:
         job_ids = _job_ids(core, caller, submission_id)
         with core.database.begin() as connection:
             cancelled = job_table.cancel(connection, job_ids)
         core.announcements.announce(cancelled)
         return read_submission(core, caller, submission_id)
 
-    return Submission.of(await core.call(cancel))
+    return await core.call(cancel)

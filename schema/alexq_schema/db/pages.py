@@ -6,17 +6,18 @@ and rows that come meanwhile shift nothing. ``tenant`` None stands for a gateway
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select, true
 
+from alexq_schema.db import tallies
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.rows import among, is_in
 from alexq_schema.db.tables import Job, ModelVersion, Submission, Worker
+from alexq_schema.db.tallies import Handed, Tally
 from alexq_schema.job import JobState, ModelRef
 
 
@@ -52,19 +53,6 @@ class JobFilter:
         return wanted
 
 
-@dataclass(frozen=True, slots=True)
-class SubmissionRow:
-    """A submission and how far it is."""
-
-    id: UUID
-    created_at: datetime
-    total: int
-    counts: dict[JobState, int] = field(default_factory=dict)
-    """Jobs by state; fewer than ``total`` where old ones were deleted."""
-    first_claimed_at: datetime | None = None
-    last_finished_at: datetime | None = None
-
-
 def _is_theirs(tenant: str | None) -> ColumnElement[bool]:
     """Return the condition on a job that it is this tenant's: that its submission is."""
     if tenant is None:
@@ -97,58 +85,28 @@ def visible_images(connection: Connection, tenant: str | None, keys: Collection[
     return set(connection.execute(statement, {"b_keys": list(keys)}).scalars())
 
 
-def submission(connection: Connection, tenant: str | None, submission_id: UUID) -> SubmissionRow | None:
-    """Return a submission of this tenant, or None."""
+def submission(
+    connection: Connection, tenant: str | None, submission_id: UUID
+) -> tuple[Handed, Tally] | None:
+    """Return a submission of this tenant and how far it is, or None."""
     found = _submissions(connection, tenant, Submission.id == submission_id, limit=1)
     return found[0] if found else None
 
 
 def submissions(
     connection: Connection, tenant: str | None, *, after: UUID | None, limit: int
-) -> list[SubmissionRow]:
-    """Return submissions, newest first; of the page that follows the submission ``after``."""
+) -> list[tuple[Handed, Tally]]:
+    """Return submissions and how far they are, newest first; of the page that follows ``after``."""
     return _submissions(connection, tenant, true() if after is None else Submission.id < after, limit=limit)
 
 
 def _submissions(
     connection: Connection, tenant: str | None, condition: ColumnElement[bool], *, limit: int
-) -> list[SubmissionRow]:
+) -> list[tuple[Handed, Tally]]:
     is_theirs = true() if tenant is None else Submission.tenant == tenant
-    rows = connection.execute(
-        select(Submission.id, Submission.created_at, Submission.total)
-        .where(and_(is_theirs, condition))
-        .order_by(Submission.id.desc())
-        .limit(limit)
-    ).all()
-    counts: defaultdict[UUID, dict[JobState, int]] = defaultdict(dict)
-    claimed: defaultdict[UUID, list[datetime]] = defaultdict(list)
-    finished: defaultdict[UUID, list[datetime]] = defaultdict(list)
-    states = (
-        select(
-            Job.submission_id,
-            Job.state,
-            func.count().label("jobs"),
-            func.min(Job.claimed_at).label("claimed_at"),
-            func.max(Job.finished_at).label("finished_at"),
-        )
-        .where(Job.submission_id.in_([row.id for row in rows]))
-        .group_by(Job.submission_id, Job.state)
-    )
-    for row in connection.execute(states):
-        counts[row.submission_id][JobState(row.state)] = row.jobs
-        claimed[row.submission_id] += [row.claimed_at] if row.claimed_at else []
-        finished[row.submission_id] += [row.finished_at] if row.finished_at else []
-    return [
-        SubmissionRow(
-            id=row.id,
-            created_at=row.created_at,
-            total=row.total,
-            counts=counts[row.id],
-            first_claimed_at=min(claimed[row.id], default=None),
-            last_finished_at=max(finished[row.id], default=None),
-        )
-        for row in rows
-    ]
+    handed = tallies.handed(connection, is_theirs, condition, limit=limit)
+    found = tallies.tally(connection, [one.id for one in handed])
+    return [(one, found.get(one.id, Tally())) for one in handed]
 
 
 def models(connection: Connection, *, silent_after_s: float) -> list[tuple[ModelRef, int]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select, true
 
 from alexq_schema.db.rows import IS_ENDED, among
 from alexq_schema.db.tables import Job, Submission
@@ -58,23 +58,22 @@ class Tally:
         return self.left / self.per_s if self.left and self.per_s else None
 
 
+def handed(connection: Connection, *conditions: ColumnElement[bool], limit: int) -> list[Handed]:
+    """Return the submissions that fulfil all conditions, newest first."""
+    columns = (Submission.id, Submission.created_at, Submission.total, Submission.tenant)
+    statement = select(*columns).where(*conditions).order_by(Submission.id.desc()).limit(limit)
+    return [Handed(*row) for row in connection.execute(statement)]
+
+
 def newest(connection: Connection, *, after: UUID | None, limit: int) -> list[Handed]:
     """Return submissions, newest first; of the page that follows the submission ``after``."""
-    statement = select(Submission.id, Submission.created_at, Submission.total, Submission.tenant)
-    if after is not None:
-        statement = statement.where(Submission.id < after)
-    rows = connection.execute(statement.order_by(Submission.id.desc()).limit(limit))
-    return [Handed(row.id, row.created_at, row.total, row.tenant) for row in rows]
+    return handed(connection, true() if after is None else Submission.id < after, limit=limit)
 
 
 def one(connection: Connection, submission_id: UUID) -> Handed | None:
     """Return a submission, or None where there is none."""
-    row = connection.execute(
-        select(Submission.id, Submission.created_at, Submission.total, Submission.tenant).where(
-            Submission.id == submission_id
-        )
-    ).first()
-    return None if row is None else Handed(row.id, row.created_at, row.total, row.tenant)
+    found = handed(connection, Submission.id == submission_id, limit=1)
+    return found[0] if found else None
 
 
 def tally(connection: Connection, submission_ids: Sequence[UUID]) -> dict[UUID, Tally]:

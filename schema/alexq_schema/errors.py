@@ -24,6 +24,7 @@
     │   │   ├── RequestTooLargeError       more bytes or more images than one request may carry
     │   │   ├── MediaTypeError             a body of a type that this path does not take
     │   │   └── IdempotencyKeyReusedError  the key belongs to an earlier request with other content
+    │   ├── OutwardRefusedError        a URL that somebody gave is none that alexq goes to
     │   └── UsageError                 an argument that makes no sense
     └── FailedError                    ours: the caller did nothing wrong
         ├── UnavailableError           a service does not answer; try again
@@ -31,7 +32,8 @@
         │   ├── BrokerUnavailableError
         │   ├── DatabaseUnavailableError
         │   │   └── DatabaseFullError      SQLite's disk is full, failing or read-only
-        │   └── ImageStoreError
+        │   ├── ImageStoreError
+        │   └── OutwardUnavailableError    the server of a URL that somebody gave
         ├── RequestTimeoutError        a request's body came too slowly
         ├── IdempotencyKeyBusyError    the first request with this key is still being served
         ├── ImageLostError             the store no longer has, or has damaged, an accepted image
@@ -211,6 +213,12 @@ class IdempotencyKeyReusedError(RequestError):
     code = "idempotency_key_reused"
 
 
+class OutwardRefusedError(RejectedError):
+    """A URL that alexq does not go to, or at which there is nothing for it."""
+
+    code = "outward_refused"
+
+
 class UsageError(RejectedError):
     """An argument that makes no sense."""
 
@@ -258,6 +266,12 @@ class ImageStoreError(UnavailableError):
     """The image store does not answer, or is full."""
 
     code = "image_store_unavailable"
+
+
+class OutwardUnavailableError(UnavailableError):
+    """The server of a URL that somebody gave does not answer, or not in time."""
+
+    code = "outward_unavailable"
 
 
 class RequestTimeoutError(FailedError):

@@ -239,7 +239,7 @@ def _pattern(host: str) -> str:
 
 def _host(name: str) -> str:
     try:
-        host = httpx2.URL(f"http://{name}/").raw_host.decode("ascii")
+        host = httpx2.URL(scheme="http", host=name).raw_host.decode("ascii")
     except InvalidURL:
         host = ""
     if not _HOST.fullmatch(host) or _NUMBER.fullmatch(host):

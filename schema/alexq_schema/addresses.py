@@ -51,7 +51,7 @@ def is_public(address: Address) -> bool:
     if isinstance(address, IPv6Address):
         if address in _NAT64:
             return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
-        if address not in _V6_GLOBAL or int(address) >> 32 & 0xFFFF_FFFF in _ISATAP:
+        if address not in _V6_GLOBAL or address.scope_id or int(address) >> 32 & 0xFFFF_FFFF in _ISATAP:
             return False
     return address.is_global and not any(address in network for network in _NOBODYS)
 

@@ -34,9 +34,6 @@ MAX_REDIRECTS: Final = 3
 ANSWER_BYTES: Final = 1024
 """What is kept of the answer to a POST."""
 
-_PORTS: Final = frozenset((80, 443, *range(1024, 65536)))
-"""Not the other services of old: mail, SSH and the like."""
-
 _HOST: Final = re.compile(
     r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 )
@@ -142,7 +139,8 @@ class Outward:
             raise OutwardRefusedError(f"{named(url)}: give an http:// or https:// URL")
         if parsed.userinfo or "@" in re.split(r"[/?#]", url.partition("://")[2])[0]:
             raise OutwardRefusedError(f"{named(url)}: a URL with a user name or password is not taken")
-        if _port(parsed) not in _PORTS:
+        # Not the other services of old: mail, SSH and the like.
+        if _port(parsed) not in (80, 443) and not 1024 <= _port(parsed) < 65536:
             raise OutwardRefusedError(f"{named(url)}: the port must be 80, 443 or one from 1024 to 65535")
         self._check_host(parsed.raw_host.decode("ascii"), url)
         return parsed

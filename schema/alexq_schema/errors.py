@@ -11,6 +11,7 @@
     │   │   ├── ImageTruncatedError        the file ends before the picture does
     │   │   ├── ImageCorruptError          the bytes are not a valid picture
     │   │   ├── ImageTooManyPixelsError    a decompression bomb, or simply huge
+    │   │   ├── ImageUrlError              a URL that is not fetched, or at which there is no image
     │   │   ├── ImageModeError             pixels that have no 8-bit RGB form (16-bit grey, float)
     │   │   └── ImageAnimatedError         more than one frame
     │   ├── MessageError               a message of unknown version or shape
@@ -133,6 +134,12 @@ class ImageTooManyPixelsError(ImageError):
     """Width × height is above ``ALEXQ_MAX_IMAGE_PIXELS``."""
 
     code = "image_too_many_pixels"
+
+
+class ImageUrlError(ImageError):
+    """The image's URL is none that the gateway fetches, or there is nothing at it."""
+
+    code = "image_url_refused"
 
 
 class ImageModeError(ImageError):

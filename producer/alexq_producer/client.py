@@ -57,7 +57,8 @@ class Client:
         """Submit one image and return its finished job.
 
         Args:
-            image: encoded bytes, a path, a binary file, a Pillow image or a NumPy array of uint8.
+            image: encoded bytes, a path, a binary file, a Pillow image, a NumPy array of uint8, or an
+                ``http(s)://`` URL, which the gateway fetches where its settings allow the host.
 
         Raises:
             WaitTimeoutError: it is unfinished after ``timeout_s`` seconds; it goes on.

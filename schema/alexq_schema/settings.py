@@ -96,6 +96,13 @@ class Settings(BaseSettings):
     """Port of the HTTP gateway."""
     gateway_body_timeout_s: float = Field(default=20.0, gt=0)
     """Silence in the middle of a request after which it is cut."""
+    image_url_hosts: str = ""
+    """Hosts that images given by URL may come from, with commas between: ``example.com``,
+    ``*.example.com`` or ``*``; by default none is fetched."""
+    image_url_private: bool = False
+    """Whether those hosts may be in loopback and private networks."""
+    image_url_timeout_s: float = Field(default=10.0, gt=0)
+    """Time for one image to be fetched, from the look-up of its host to its last byte."""
     max_submission_bytes: int = Field(default=2 * 2**30, ge=1)
     """Bytes of one upload of many images over HTTP, packed or unpacked."""
     max_submission_images: int = Field(default=10_000, ge=1, le=100_000)
@@ -127,6 +134,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"ALEXQ_SILENT_AFTER_S ({self.silent_after_s}) must be at least twice "
                 f"ALEXQ_HEARTBEAT_S ({self.heartbeat_s}), or healthy workers lose their jobs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _private_hosts_have_names(self) -> Self:
+        if self.image_url_private and "*" in (host.strip() for host in self.image_url_hosts.split(",")):
+            raise ValueError(
+                "ALEXQ_IMAGE_URL_PRIVATE=true with ALEXQ_IMAGE_URL_HOSTS=* would let every caller reach "
+                "every host inside: name the hosts"
             )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from alexq_schema.errors import (
 from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
 from tests.helpers.gateway import make_key, running_gateway
+from tests.helpers.outside import response, serving
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.system import System, success
 
@@ -104,7 +106,8 @@ def bench_of_gateway(
     def kill(job_id: UUID) -> None:
         system.change([job_id], state="dead", error_code="engine_failed")
 
-    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
+    allowed = {"image_url_hosts": "127.0.0.1", "image_url_private": True}
+    with running_gateway(settings.model_copy(update=allowed), tmp_path / "gateway.log") as gateway:
         yield gateway.url, finish, kill
 
 
@@ -175,6 +178,26 @@ def test_images_may_be_whatever_a_service_holds(bench: Bench, tmp_path: Path) ->
     assert len({job.image_key for job in jobs[:5]}) == 1
     assert len(bench.client.submit(path)) == 1
     assert len(bench.client.submit(np.asarray(CROPS[0]))) == 1
+
+
+def test_images_may_be_at_urls_among_others(bench: Bench) -> None:
+    picture = response(PHOTOGRAPHS[0])
+    with serving(lambda sock, _request: sock.sendall(picture)) as port:
+        url = f"http://127.0.0.1:{port}/cat.jpg"
+        submission = bench.client.submit([PHOTOGRAPHS[1], f"{url}?signature=s", PHOTOGRAPHS[2]])
+        with pytest.raises(WaitTimeoutError):
+            bench.client.classify(url, timeout_s=1, idempotency_key="k")
+        mixed = bench.client.submit([url, TEXT], rejected="skip")
+    jobs = [bench.client.job(job_id) for job_id in submission.job_ids]
+
+    assert [job.source for job in jobs] == ["image 0", url, "image 2"]
+    assert [job.image_key for job in jobs[::2]] == [
+        hashlib.sha256(one).hexdigest() for one in PHOTOGRAPHS[1:]
+    ]
+    assert (len(mixed), [one.source for one in mixed.rejected]) == (1, ["image 1"])
+    [queued] = [job for job in bench.client.jobs() if job.submission_id not in (submission.id, mixed.id)]
+    bench.finish(queued.job_id)
+    assert bench.client.classify(url, idempotency_key="k").label == "tabby"
 
 
 def test_pixels_lose_nothing_on_their_way() -> None:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from alexq_producer.gateway.auth import Administering, Caller, Reading, Submitting
 from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
-from alexq_producer.gateway.entries import Carrier, ImageReference, one_of
+from alexq_producer.gateway.entries import Carrier, ImageReference, Remote, one_of
 from alexq_producer.gateway.headers import IdempotencyKey, Instant, WaitS, cursor_of, read_cursor
 from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.resources import JobPage
@@ -96,7 +96,7 @@ async def submit_image(
     deadline_s: Deadline = None,
     lane: Lane = Lane.INTERACTIVE,
 ) -> Job:
-    """Hand in one image: as the body, as a file in a form, or in JSON (`image_base64` or `image_key`).
+    """Hand in one image: as the body, as a file in a form, or in JSON.
 
     202 with the job as it was accepted; 200 with the finished job where `Prefer: wait=N` was in time.
     """
@@ -115,11 +115,17 @@ async def submit_image(
         name = source or "the image"
         return ImageTooLargeError(f"{name}: more than {limit:,} bytes are not taken (ALEXQ_MAX_IMAGE_BYTES)")
 
-    def take() -> Accepted:
-        return intake.take(one_of(file, content_type, source, limit), wish, max_images=1)
+    def take() -> Accepted | Remote:
+        entries = one_of(file, content_type, source, limit)
+        entry = next(entries) if carrier is Carrier.JSON else None
+        if isinstance(entry, Remote):
+            return entry  # the pools for what is here are not for waiting
+        return intake.take(entries if entry is None else [entry], wish, max_images=1)
 
     with keys.hold(caller.tenant, key), await Body(request, core).whole(max_bytes, too_large) as file:
         accepted = await (core.call_large(take) if carrier is Carrier.JSON else core.call(take))
+        if isinstance(accepted, Remote):
+            accepted = await core.call_slow(intake.take, [accepted], wish, max_images=1)
     [job] = accepted.jobs
     if accepted.is_replay:
         response.headers["Idempotent-Replayed"] = "true"

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     max_submission_images: int = Field(default=10_000, ge=1, le=100_000)
     """Images of one upload over HTTP."""
 
+    webhook_private: bool = False
+    """Whether webhooks may lead to loopback and private networks."""
+
     server: str = ""
     """Address of the gateway that the HTTP client uses, ``https://host``."""
     api_key: str = Field(default="", repr=False)

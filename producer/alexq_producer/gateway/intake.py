@@ -15,8 +15,9 @@ from alexq_producer.gateway.bodies import MEMORY_BYTES
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.entries import Entry, Reference, Upload
 from alexq_producer.submission import Rejection
-from alexq_schema.db import idempotency, pages, queries
+from alexq_schema.db import idempotency, pages, queries, webhooks
 from alexq_schema.db.accept import NewJob, NewSubmission
+from alexq_schema.db.deliveries import Notice
 from alexq_schema.db.idempotency import MAX_KEY_LENGTH, Claim
 from alexq_schema.errors import (
     IdempotencyKeyBusyError,
@@ -26,6 +27,7 @@ from alexq_schema.errors import (
     RequestError,
     RequestTooLargeError,
     UsageError,
+    WebhookNotFoundError,
 )
 from alexq_schema.ids import new_id, tagged_id
 from alexq_schema.images import HEAD_BYTES, Staging, check_head
@@ -44,6 +46,8 @@ class Wish:
     """Whether images that are refused are listed, the others accepted."""
     key: str | None
     """The ``Idempotency-Key``."""
+    notice: Notice | None = None
+    """Which webhook is told when all has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ class Intake:
             ImageError: an image was refused; names it. Nothing was accepted.
             RequestTooLargeError: there are more than ``max_images``. Nothing was accepted.
             UsageError: there is none.
+            WebhookNotFoundError: there is no such webhook.
             IdempotencyKeyReusedError: the key stands for other images.
             ImageStoreError, DatabaseUnavailableError: nothing was accepted.
         """
@@ -116,16 +121,31 @@ class Intake:
             if not new:
                 return Accepted(None, [], rejected)
             submission = NewSubmission(
-                tagged_id(self._core.tag), new, wish.lane, wish.deadline_s, tenant=wish.tenant
+                tagged_id(self._core.tag),
+                new,
+                wish.lane,
+                wish.deadline_s,
+                tenant=wish.tenant,
+                notice=wish.notice,
             )
             claim = self._claim(submission, items, wish)
             if claim is not None and (earlier := self._earlier(claim, rejected)):
                 return earlier
+            self._require_webhook(wish)
             while not self._core.acceptance.accept(submission, staging, claim):
                 assert claim is not None  # without a key nothing can have been first
                 if earlier := self._earlier(claim, rejected):
                     return earlier
         return Accepted(submission.submission_id, [_as_job(job, submission) for job in new], rejected)
+
+    def _require_webhook(self, wish: Wish) -> None:
+        if wish.notice is None:
+            return
+        with self._core.database.read() as connection:
+            if webhooks.find(connection, wish.tenant, wish.notice.webhook_id) is None:
+                raise WebhookNotFoundError(
+                    f"there is no webhook {wish.notice.webhook_id}: nothing was accepted"
+                )
 
     def _store(
         self, entries: Iterable[Entry], wish: Wish, staging: Staging, max_images: int
@@ -197,6 +217,7 @@ class Intake:
         if wish.key is None:
             return None
         asked: list[Any] = [wish.lane, wish.deadline_s, wish.skips_rejected]
+        asked += [] if wish.notice is None else [str(wish.notice.webhook_id)]
         asked += [
             [item.source, item.image_key if isinstance(item, NewJob) else item.error.code]
             for item in items

@@ -238,6 +238,12 @@ def claim(connection: Connection, due: DeliverWebhook, *, lease_s: float) -> Cla
     )
 
 
+def hurry(connection: Connection, webhook_id: UUID) -> None:
+    """Make all that is pending for a webhook due now, with fresh attempts."""
+    statement = update(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id, IS_PENDING)
+    connection.execute(statement.values(due_at=db_now(), failures=0))
+
+
 def record(
     connection: Connection,
     claimed: ClaimedDelivery,

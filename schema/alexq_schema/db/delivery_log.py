@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, case, func, select, update
@@ -13,6 +12,7 @@ from sqlalchemy import Connection, case, func, select, update
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.deliveries import IS_PENDING, WebhookDelivery
 from alexq_schema.db.rows import among
+from alexq_schema.db.session import Database
 from alexq_schema.db.webhooks import Webhook, is_theirs
 from alexq_schema.webhooks import DeliveryState, Event
 
@@ -34,12 +34,6 @@ class DeliveryRow:
     ended_at: datetime | None
     last_status: int | None
     last_error: str | None
-
-
-def hurry(connection: Connection, webhook_id: UUID) -> None:
-    """Make all that is pending for a webhook due now, with fresh attempts."""
-    statement = update(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id, IS_PENDING)
-    connection.execute(statement.values(due_at=db_now(), failures=0))
 
 
 def page(
@@ -90,34 +84,61 @@ def replay(
     *,
     delivery_ids: Sequence[UUID] | None = None,
     since: datetime | None = None,
+    after: UUID | None = None,
     limit: int = IDS_PER_STATEMENT,
-) -> int:
-    """Deliver up to ``limit`` ended deliveries of a webhook again, with fresh attempts; return how many.
+) -> list[UUID]:
+    """Let up to ``limit`` ended deliveries of a webhook be made again, with fresh attempts.
 
     Args:
         delivery_ids: these, at most ``limit``.
         since: those handed in since then. Without either: those that failed.
+        after: only those that come after this one.
+
+    Returns:
+        Their ids, in order; with ``limit`` of them there may be more.
     """
     row = WebhookDelivery
+    wanted = [is_theirs(tenant, webhook_id), row.state != DeliveryState.PENDING]
+    if delivery_ids is not None:
+        wanted.append(among(row.id, "b_asked"))
+    elif since is not None:
+        wanted.append(row.created_at >= since)
+    else:
+        wanted.append(row.state == DeliveryState.FAILED)
+    if after is not None:
+        wanted.append(row.id > after)
     chosen = (
         select(row.id)
         .join(Webhook, Webhook.id == row.webhook_id)
-        .where(is_theirs(tenant, webhook_id), row.state != DeliveryState.PENDING)
+        .where(*wanted)
         .order_by(row.id)
         .limit(limit)
         .with_for_update(of=row)
     )
-    asked: dict[str, Any] = {}
-    if delivery_ids is not None:
-        chosen, asked = chosen.where(among(row.id, "b_asked")), {"b_asked": delivery_ids}
-    if since is not None:
-        chosen = chosen.where(row.created_at >= since)
-    if delivery_ids is None and since is None:
-        chosen = chosen.where(row.state == DeliveryState.FAILED)
+    asked = {} if delivery_ids is None else {"b_asked": delivery_ids}
     ids = list(connection.execute(chosen, asked).scalars())
     fresh = {"state": DeliveryState.PENDING, "failures": 0, "due_at": db_now(), "ended_at": None}
     connection.execute(update(row).where(among(row.id, "b_ids")).values(fresh), {"b_ids": ids})
-    return len(ids)
+    return ids
+
+
+def replay_all(
+    database: Database,
+    tenant: str | None,
+    webhook_id: UUID,
+    *,
+    delivery_ids: Sequence[UUID] | None = None,
+    since: datetime | None = None,
+) -> int:
+    """Do as :func:`replay` for all that match, a transaction each for a part of them; return how many."""
+    replayed, after = 0, None
+    while True:
+        with database.begin() as connection:
+            ids = replay(connection, tenant, webhook_id, delivery_ids=delivery_ids, since=since, after=after)
+        replayed += len(ids)
+        if len(ids) < IDS_PER_STATEMENT:
+            return replayed
+        after = ids[-1]
 
 
 def overdue(connection: Connection, *, for_s: float) -> int:

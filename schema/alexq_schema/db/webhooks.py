@@ -140,7 +140,7 @@ def disable(connection: Connection, webhook_id: UUID, reason: str) -> None:
     connection.execute(statement.values(disabled_at=db_now(), disabled_reason=storable(reason)[:255]))
 
 
-def set_enabled(connection: Connection, tenant: str | None, webhook_id: UUID) -> bool:
+def enable(connection: Connection, tenant: str | None, webhook_id: UUID) -> bool:
     """Let deliveries go to a webhook again; return whether there is such a one.
 
     What is pending is made due by :func:`alexq_schema.db.deliveries.hurry`.

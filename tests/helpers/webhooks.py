@@ -149,8 +149,8 @@ class WebhookWorker:
 
 @contextmanager
 def delivering(settings: Settings, log: Path, pace: str = HURRIED) -> Iterator[WebhookWorker]:
-    """Run a webhook worker to receivers on loopback; whatever becomes of it, it is gone afterwards."""
-    worker = WebhookWorker(settings.model_copy(update={"webhook_private": True}), log, pace)
+    """Run a webhook worker; whatever becomes of it, it is gone afterwards."""
+    worker = WebhookWorker(settings, log, pace)
     try:
         yield worker
     finally:

@@ -51,7 +51,7 @@ class Process:
         self._redis = _connected(settings)
         self._outward = Outward(hosts=None, timeout_s=pace.timeout_s, allow_private=settings.webhook_private)
         self._health_file = Path(str(settings.health_file).replace("{pid}", str(os.getpid())))
-        self._app = _celery_app(settings)
+        self._app = celery_app(settings)
         deliverer = Deliverer(self._database, self._outward, pace, Random())  # noqa: S311 - for jitter
         _register(self._app, deliverer)
         self._dispatcher = Dispatcher(self._database, self._redis, self._app, pace)
@@ -106,7 +106,8 @@ def _connected(settings: Settings) -> redis.Redis:
     return client
 
 
-def _celery_app(settings: Settings) -> Celery:
+def celery_app(settings: Settings) -> Celery:
+    """Return the app of a webhook worker, without its task."""
     app = Celery("alexq-webhooks", set_as_current=False)
     app.conf.update(
         celery_config(settings),

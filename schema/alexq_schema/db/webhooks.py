@@ -101,8 +101,13 @@ def add(connection: Connection, *, tenant: str | None, url: str) -> tuple[UUID, 
     return webhook_id, secret
 
 
-def page(connection: Connection, tenant: str | None, *, after: UUID | None, limit: int) -> list[KnownWebhook]:
-    """Return webhooks, newest first; of the page that follows the webhook ``after``."""
+def page(
+    connection: Connection, tenant: str | None, *, after: UUID | None, limit: int | None
+) -> list[KnownWebhook]:
+    """Return webhooks, newest first; of the page that follows the webhook ``after``.
+
+    All of them where ``limit`` is None.
+    """
     statement = _KNOWN if tenant is None else _KNOWN.where(Webhook.tenant == tenant)
     if after is not None:
         statement = statement.where(Webhook.id < after)

@@ -202,7 +202,7 @@ class Stack:
         )
 
     def _start_webhooks(self) -> bool:
-        health = HealthFile(self._settings.health_file)
+        health = HealthFile(self._settings.webhooks_health_file)
         return self._start(
             Child(
                 name="webhooks",

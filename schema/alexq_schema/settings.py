@@ -133,6 +133,11 @@ class Settings(BaseSettings):
             )
         return self
 
+    @property
+    def webhooks_health_file(self) -> Path:
+        """Rewritten by a webhook worker whenever it looks for work."""
+        return self.health_file.with_name(f"webhooks-{self.health_file.name}")
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Return the settings from the environment and ``overrides``.

@@ -128,7 +128,7 @@ class WebhookWorker:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM.format(pace=pace)], env=environment(settings), stderr=file
             )
-        health = Path(str(settings.health_file).replace("{pid}", str(self.process.pid)))
+        health = Path(str(settings.webhooks_health_file).replace("{pid}", str(self.process.pid)))
 
         def is_ready() -> bool:
             assert self.process.poll() is None, f"the webhook worker exited:\n{log.read_text()}"

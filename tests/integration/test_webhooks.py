@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from sqlalchemy import func, select
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from alexq.stack.environment import environment
+from alexq.stack.environment import environment, free_port
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.deliveries import WebhookDelivery
 from alexq_schema.db.session import Database
@@ -27,6 +28,7 @@ from tests.helpers.photos import encode, photo_crops
 from tests.helpers.system import System, success
 from tests.helpers.webhooks import Received, Receiver, delivering
 
+RECIPE = Path(__file__).parents[2] / "docs/howto/webhooks.md"
 PHOTOGRAPHS = [encode(crop) for crop in photo_crops(3)]
 
 
@@ -149,6 +151,32 @@ def test_a_submission_is_told_once_with_its_counts(
         "counts": {"cancelled": 1, "succeeded": 2},
         "results": f"/v1/submissions/{accepted['submission_id']}/results",
     }
+
+
+def test_the_recipes_receiver_understands_it(
+    http: httpx2.Client, system: System, settings: Settings, tmp_path: Path
+) -> None:
+    port = free_port("127.0.0.1")
+    [program] = re.findall(r"```python\n(.*?)```", RECIPE.read_text(), re.DOTALL)
+    webhook_id, secret = register(http, f"http://127.0.0.1:{port}/")
+    receiver = subprocess.Popen(
+        [sys.executable, "-c", program.replace("9000", str(port))],
+        env={**environment(settings), "WEBHOOK_SECRET": secret},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        with delivering(settings, tmp_path / "webhooks.log"):
+            job_id = submit_one(http, webhook_id)
+            finish(system, job_id)
+            in_state(http, webhook_id, "delivered")
+    finally:
+        receiver.kill()
+    printed, _ = receiver.communicate()
+
+    assert printed.startswith("job.finished ")
+    assert str(job_id) in printed
 
 
 def test_after_a_rotation_both_secrets_verify(

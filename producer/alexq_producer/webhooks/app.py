@@ -50,7 +50,7 @@ class Process:
         self._database = Database(settings.database_url)
         self._redis = _connected(settings)
         self._outward = Outward(hosts=None, timeout_s=pace.timeout_s, allow_private=settings.webhook_private)
-        self._health_file = Path(str(settings.health_file).replace("{pid}", str(os.getpid())))
+        self._health_file = Path(str(settings.webhooks_health_file).replace("{pid}", str(os.getpid())))
         self._app = celery_app(settings)
         deliverer = Deliverer(self._database, self._outward, pace, Random())  # noqa: S311 - for jitter
         _register(self._app, deliverer)
@@ -79,6 +79,9 @@ class Process:
         self._outward.close()
         self._redis.close()
         self._database.close()
+        if worker.exitcode:
+            log.error("the consumer ended by itself; its last lines say why")
+            sys.exit(worker.exitcode)
         log.info("stopped in good order")
 
     def _ready(self, **_: Any) -> None:

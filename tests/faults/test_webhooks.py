@@ -106,6 +106,7 @@ def test_what_redis_lost_is_published_again(
         for _ in range(20):
             finish_one(system, webhook_id)
         Dispatcher(system.database, client, celery, Pace(lease_s=2.0)).look()
+        # All of them at the first look: jobs that have just ended are not waited for.
         assert client.llen(QUEUE_WEBHOOKS) == 20
         client.flushall()
         with delivering(settings, tmp_path / "webhooks.log"):

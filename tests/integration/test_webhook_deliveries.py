@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import event, func, select, update
 
-from alexq_schema.db import deliveries, delivery_log, jobs, retention, webhooks
+from alexq_schema.db import deliveries, delivery_log, delivery_waking, jobs, retention, webhooks
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.deliveries import ClaimedDelivery, Notice, WebhookDelivery
 from alexq_schema.db.session import Database
@@ -20,8 +20,9 @@ from alexq_schema.ids import new_id
 from alexq_schema.messages import DeliverWebhook
 from alexq_schema.webhooks import DeliveryState, Event
 from alexq_schema.work import Errored
+from tests.helpers import webhooks as webhook_helpers
 from tests.helpers.system import System, success
-from tests.helpers.webhooks import deliveries_of, finish_one, make_due, register
+from tests.helpers.webhooks import deliveries_of, make_due, register
 
 URL = "https://receiver.example/hook"
 LEASE_S = 60.0
@@ -40,6 +41,20 @@ def webhook_id(database: Database) -> UUID:
 def take(database: Database, limit: int = 100) -> list[DeliverWebhook]:
     with database.begin() as connection:
         return deliveries.take_due(connection, limit=limit, lease_s=LEASE_S)[0]
+
+
+def wake(database: Database) -> int:
+    """Do as a worker does that has just begun; return how many were woken."""
+    with database.begin() as connection:
+        delivery_ids, _ = delivery_waking.to_wake(connection, None)
+        delivery_waking.wake(connection, delivery_ids)
+    return len(delivery_ids)
+
+
+def finish_one(system: System, webhook_id: UUID) -> None:
+    """Let a delivery be due."""
+    webhook_helpers.finish_one(system, webhook_id)
+    assert wake(system.database) == 1
 
 
 def claim(database: Database, due: DeliverWebhook) -> ClaimedDelivery | None:
@@ -66,21 +81,54 @@ def failed(database: Database) -> ClaimedDelivery:
 def test_it_is_due_when_all_jobs_have_ended_in_whichever_way(system: System, webhook_id: UUID) -> None:
     database = system.database
     job_ids = system.queue(4, notice=Notice(webhook_id, Event.SUBMISSION_FINISHED))
-    assert take(database) == []
 
+    def taken() -> list[UUID]:
+        make_due(database)
+        return [due.webhook_id for due in take(database)]
+
+    assert taken() == []
     one, two = system.claim(job_ids[:2])
     system.commit([success(one), Errored(two, "code", "why", is_retryable=False)])
-    make_due(database)
-    assert take(database) == []  # two wait
-
+    assert taken() == []  # two wait
     with database.begin() as connection:
         jobs.cancel(connection, job_ids[3:])
-    make_due(database)
-    assert take(database) == []  # one waits
-
+    assert taken() == []  # one waits
     system.commit([success(claim) for claim in system.claim(job_ids[2:3])])
-    make_due(database)
-    assert [due.webhook_id for due in take(database)] == [webhook_id]
+    assert taken() == [webhook_id]
+
+
+def test_it_is_looked_at_as_soon_as_a_job_of_its_has_ended(system: System, webhook_id: UUID) -> None:
+    database = system.database
+    first, second = system.queue(2, notice=Notice(webhook_id, Event.SUBMISSION_FINISHED))
+    system.queue(1, notice=Notice(webhook_id, Event.JOB_FINISHED))
+    system.queue(1)
+
+    def look() -> tuple[int, int]:
+        """Return how many were woken, and how many of those can be made."""
+        woken = wake(database)
+        return woken, len(take(database))
+
+    assert look() == (0, 0)
+    system.commit([success(claim) for claim in system.claim([first])])
+    assert look() == (1, 0)
+    system.commit([success(claim) for claim in system.claim([second])])
+    assert look() == (1, 1)
+    assert look() == (0, 0)  # it waits no more
+
+
+def test_what_was_woken_is_not_asked_for_again(system: System, webhook_id: UUID) -> None:
+    database = system.database
+    (job_id, _) = system.queue(2, notice=Notice(webhook_id, Event.SUBMISSION_FINISHED))
+    with database.begin() as connection:
+        jobs.cancel(connection, [job_id])
+    system.change([job_id], finished_at=db_now(-60.0))
+
+    with database.read() as connection:
+        after_a_pause, following = delivery_waking.to_wake(connection, None)
+        then, _ = delivery_waking.to_wake(connection, following)
+
+    assert len(after_a_pause) == 1  # a worker that has just begun looks back
+    assert then == []
 
 
 def test_what_is_unfinished_is_looked_at_the_less_often_the_older_it_is(
@@ -98,7 +146,7 @@ def test_what_is_unfinished_is_looked_at_the_less_often_the_older_it_is(
             due_at, now = connection.execute(select(WebhookDelivery.due_at, db_now())).one()
         return float((due_at - now).total_seconds())
 
-    assert [round(pause_s(age_s)) for age_s in (0, 200, 1e6)] == [1, 20, 60]
+    assert [round(pause_s(age_s)) for age_s in (0, 200, 1e6)] == [10, 200, 600]
 
 
 def test_what_was_published_is_due_again_when_its_lease_is_over(system: System, webhook_id: UUID) -> None:
@@ -115,7 +163,8 @@ def test_what_was_published_is_due_again_when_its_lease_is_over(system: System, 
 def test_two_who_look_at_once_take_each_once(system: System, webhook_id: UUID) -> None:
     database = system.database
     for _ in range(40):
-        finish_one(system, webhook_id)
+        webhook_helpers.finish_one(system, webhook_id)
+    assert wake(database) == 40
     taken: list[list[DeliverWebhook]] = []
 
     def look() -> None:
@@ -297,7 +346,7 @@ def test_who_names_no_webhook_pays_no_statement(system: System, webhook_id: UUID
     with statements(system.database) as without:
         system.commit([success(claim) for claim in system.claim(system.queue(1))])
     with statements(system.database) as with_one:
-        finish_one(system, webhook_id)
+        webhook_helpers.finish_one(system, webhook_id)
 
     assert not [statement for statement in without if "webhook" in statement]
     assert len([statement for statement in with_one if "webhook" in statement]) == 2
@@ -322,7 +371,7 @@ def test_what_nobody_looks_at_is_noticed(system: System, webhook_id: UUID) -> No
 def test_pages_follow_one_another(system: System, webhook_id: UUID) -> None:
     database = system.database
     for _ in range(5):
-        finish_one(system, webhook_id)
+        webhook_helpers.finish_one(system, webhook_id)
     ids = [row.id for row in deliveries_of(database, webhook_id)][::-1]
 
     def page(after: UUID | None, **how: Any) -> list[UUID]:

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import (
+    Boolean,
     Connection,
     Float,
     ForeignKey,
@@ -43,10 +44,10 @@ from alexq_schema.messages import DeliverWebhook
 from alexq_schema.text import storable
 from alexq_schema.webhooks import DeliveryState, Event
 
-LOOK_AGAIN_S = 1.0
-LOOK_AGAIN_AT_LATEST_S = 60.0
-LOOK_AGAIN_SHARE = 0.1
-"""A delivery whose jobs are unfinished is looked at again after this share of its age, in these bounds."""
+LOOK_AGAIN_S = 10.0
+LOOK_AGAIN_AT_LATEST_S = 600.0
+"""A delivery that cannot be made yet is looked at again when it is twice as old, within these bounds; sooner
+when one of its jobs ends, see :mod:`alexq_schema.db.delivery_waking`."""
 
 _IS_PENDING_TEXT = "state = 'pending'"
 
@@ -67,6 +68,8 @@ class WebhookDelivery(Base):
     failures: Mapped[int]
     """Attempts that failed since it was handed in, was replayed, or its webhook was enabled again."""
     due_at: Mapped[datetime]
+    is_waiting: Mapped[bool]
+    """Whether some of its jobs had not ended when somebody looked last."""
     created_at: Mapped[datetime]
     last_attempt_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
@@ -83,11 +86,18 @@ class WebhookDelivery(Base):
             sqlite_where=text(_IS_PENDING_TEXT),
             postgresql_where=text(_IS_PENDING_TEXT),
         ),
+        Index(
+            "ix_webhook_deliveries_waiting",
+            "submission_id",
+            sqlite_where=text("is_waiting"),
+            postgresql_where=text("is_waiting"),
+        ),
     )
 
 
 IS_PENDING = text(f"webhook_deliveries.{_IS_PENDING_TEXT}")
-"""Written as the partial index has it."""
+IS_WAITING = text("webhook_deliveries.is_waiting")
+"""Written as the partial indexes have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +133,9 @@ def add(connection: Connection, notices: Sequence[tuple[UUID, Notice]]) -> None:
         if one.webhook_id in known
     ]
     if rows:
-        new = {"state": DeliveryState.PENDING, "attempts": 0, "failures": 0}
-        connection.execute(insert(WebhookDelivery).values(**new, created_at=db_now(), due_at=db_now()), rows)
+        new = {"state": DeliveryState.PENDING, "attempts": 0, "failures": 0, "is_waiting": True}
+        times = {"created_at": db_now(), "due_at": db_now(LOOK_AGAIN_S)}
+        connection.execute(insert(WebhookDelivery).values(**new, **times), rows)
 
 
 _IS_DUE = (IS_PENDING, WebhookDelivery.due_at <= db_now())
@@ -173,19 +184,16 @@ def take_due(connection: Connection, *, limit: int, lease_s: float) -> tuple[lis
         The deliveries, and how many rows were looked at; with ``limit`` of them there may be more.
     """
     rows = connection.execute(_LOOK, {"b_limit": limit}).all()
-    if rows:
-        connection.execute(
-            _MOVE,
-            [
-                {
-                    "b_id": row.id,
-                    "b_pause_s": lease_s
-                    if row.waits_for is None
-                    else _look_again_s(row.now - row.created_at),
-                }
-                for row in rows
-            ],
-        )
+    moves = [
+        {
+            "b_id": row.id,
+            "b_pause_s": lease_s if row.waits_for is None else _look_again_s(row.now - row.created_at),
+            "b_is_waiting": row.waits_for not in (None, row.id),
+        }
+        for row in rows
+    ]
+    if moves:
+        connection.execute(_MOVE.values(is_waiting=bindparam("b_is_waiting", type_=Boolean)), moves)
     due = [
         DeliverWebhook(delivery_id=row.id, webhook_id=row.webhook_id, attempts=row.attempts)
         for row in rows
@@ -195,7 +203,7 @@ def take_due(connection: Connection, *, limit: int, lease_s: float) -> tuple[lis
 
 
 def _look_again_s(age: timedelta) -> float:
-    return min(LOOK_AGAIN_AT_LATEST_S, max(LOOK_AGAIN_S, LOOK_AGAIN_SHARE * age.total_seconds()))
+    return min(LOOK_AGAIN_AT_LATEST_S, max(LOOK_AGAIN_S, age.total_seconds()))
 
 
 def postpone(connection: Connection, due: DeliverWebhook, *, pause_s: float) -> None:

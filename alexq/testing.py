@@ -8,7 +8,8 @@
         assert client.classify(b"\\xff\\xd8\\xff…").label == "tabby"
 
 It speaks the gateway's HTTP and passes the same conformance suite. Its jobs finish at once, unless it is
-made with ``finishes=False``; then :meth:`FakeGateway.finish` ends them.
+made with ``finishes=False``; then :meth:`FakeGateway.finish` ends them. Any webhook that a submission names
+is taken, and nobody is told: see ``requests``.
 """
 
 from __future__ import annotations

@@ -124,6 +124,7 @@ def submit(
     rejected: Literal["raise", "skip"],
     deadline_s: float | None,
     lane: Lane,
+    webhook: UUID | None,
     idempotency_key: str | None,
 ) -> Operation[Accepted]:
     """Hand in what was packed."""
@@ -131,7 +132,12 @@ def submit(
     packed = packer.finish()
     if packed is None:
         return Accepted(submission_id=None, job_ids=(), rejected=refused)
-    params = _given(rejected=rejected, deadline_s=deadline_s, lane=lane.value)
+    params = _given(
+        rejected=rejected,
+        deadline_s=deadline_s,
+        lane=lane.value,
+        webhook=None if webhook is None else str(webhook),
+    )
     headers = {"Content-Type": packer.content_type, "Idempotency-Key": idempotency_key or str(uuid4())}
     answer = yield Call("POST", "/v1/submissions", params, headers, packed)
     accepted = _AcceptedSubmission.model_validate_json(answer)

@@ -16,6 +16,7 @@
     │   │   └── ImageAnimatedError         more than one frame
     │   ├── MessageError               a message of unknown version or shape
     │   ├── JobNotFoundError           no job or submission has this id, or it is another tenant's
+    │   ├── WebhookNotFoundError       no webhook has this id, or it is another tenant's
     │   ├── JobStateError              the job's state does not allow what was asked
     │   ├── RequestError               an HTTP request that makes no sense
     │   │   ├── UnauthenticatedError       no valid API key
@@ -164,6 +165,12 @@ class JobNotFoundError(RejectedError):
     """No job or submission has this id, or it is another tenant's."""
 
     code = "job_not_found"
+
+
+class WebhookNotFoundError(RejectedError):
+    """No webhook has this id, or it is another tenant's."""
+
+    code = "webhook_not_found"
 
 
 class JobStateError(RejectedError):

@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     max_submission_images: int = Field(default=10_000, ge=1, le=100_000)
     """Images of one upload over HTTP."""
 
+    webhook_private: bool = False
+    """Whether webhooks may lead to loopback and private networks."""
+
     server: str = ""
     """Address of the gateway that the HTTP client uses, ``https://host``."""
     api_key: str = Field(default="", repr=False)
@@ -145,6 +148,11 @@ class Settings(BaseSettings):
                 "every host inside: name the hosts"
             )
         return self
+
+    @property
+    def webhooks_health_file(self) -> Path:
+        """Rewritten by a webhook worker whenever it looks for work."""
+        return self.health_file.with_name(f"webhooks-{self.health_file.name}")
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

@@ -35,6 +35,7 @@ from alexq_schema.errors import (
     UnauthenticatedError,
     UsageError,
     WaitTimeoutError,
+    WebhookNotFoundError,
 )
 from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
@@ -42,6 +43,7 @@ from tests.helpers.gateway import make_key, running_gateway
 from tests.helpers.outside import response, serving
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.system import System, success
+from tests.helpers.webhooks import deliveries_of, register
 
 CROPS = photo_crops(3)
 PHOTOGRAPHS = [encode(crop) for crop in CROPS]
@@ -240,6 +242,19 @@ def test_an_error_has_the_class_that_its_code_names(bench: Bench, tmp_path: Path
     with pytest.raises(IdempotencyKeyReusedError):
         client.submit(PHOTOGRAPHS[1:], idempotency_key="k")
     assert len(client.jobs()) == 1
+
+
+def test_a_submission_may_name_a_webhook(bench: Bench, kind: str, database: Database) -> None:
+    webhook_id, _ = register(database, "https://receiver.example/")
+
+    submission = bench.client.submit(PHOTOGRAPHS, webhook=webhook_id)
+
+    assert len(submission) == 3
+    if kind == "gateway":
+        [row] = deliveries_of(database, webhook_id)
+        assert (row.submission_id, row.event) == (submission.id, "submission.finished")
+        with pytest.raises(WebhookNotFoundError):
+            bench.client.submit(PHOTOGRAPHS, webhook=uuid4())
 
 
 def test_images_that_are_refused_can_be_listed(bench: Bench, tmp_path: Path) -> None:

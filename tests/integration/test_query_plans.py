@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from alexq_schema.db import jobs, publishing, queries, retention
+from alexq_schema.db import deliveries, delivery_waking, jobs, publishing, queries, retention
+from alexq_schema.db.deliveries import Notice
 from alexq_schema.db.session import Database
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane
+from alexq_schema.webhooks import Event
 from alexq_schema.work import Crashed, Errored, Failed
 from benchmarks.scale.load import insert_ended
 from tests.helpers.system import System, success
+from tests.helpers.webhooks import finish_one, make_due, register
 
 BY_ID = {"jobs_pkey", "sqlite_autoindex_jobs_1"}
 
@@ -50,7 +53,9 @@ def plans(database: Database) -> Iterator[list[str]]:
     is_sqlite = database.engine.dialect.name == "sqlite"
 
     def note(_conn: object, cursor: Any, statement: str, parameters: Any, _: object, is_many: bool) -> None:
-        if re.search(r"^(UPDATE|DELETE FROM|SELECT .*\sFROM) jobs\b", statement, re.DOTALL):
+        if re.search(
+            r"^(UPDATE|DELETE FROM|SELECT .*\sFROM) (jobs|webhook_deliveries)\b", statement, re.DOTALL
+        ):
             asked = parameters[0] if is_many else parameters
             cursor.execute(f"EXPLAIN {'QUERY PLAN ' if is_sqlite else ''}{statement}", asked)
             noted.append("\n".join(str(row[3 if is_sqlite else 0]) for row in cursor.fetchall()))
@@ -108,6 +113,28 @@ def cancel(system: System) -> None:
         jobs.cancel(connection, job_ids)
 
 
+def wake(system: System) -> None:
+    """Those of which a job has ended, not those that wait."""
+    webhook_id, _ = register(system.database, "https://receiver.example/")
+    system.queue(64, notice=Notice(webhook_id, Event.SUBMISSION_FINISHED))
+    finish_one(system, webhook_id, jobs=64)
+    with system.database.begin() as connection:
+        delivery_ids, _ = delivery_waking.to_wake(connection, None)
+        delivery_waking.wake(connection, delivery_ids)
+    assert len(delivery_ids) == 1
+
+
+def deliver(system: System) -> None:
+    """One delivery whose jobs wait, one whose jobs have ended."""
+    webhook_id, _ = register(system.database, "https://receiver.example/")
+    system.queue(64, notice=Notice(webhook_id, Event.SUBMISSION_FINISHED))
+    finish_one(system, webhook_id, jobs=64)
+    make_due(system.database)
+    with system.database.begin() as connection:
+        due, looked_at = deliveries.take_due(connection, limit=100, lease_s=60.0)
+    assert (len(due), looked_at) == (1, 2)
+
+
 def serve(system: System) -> None:
     claims = system.claim(system.queue(64))
     with system.database.begin() as connection:
@@ -130,8 +157,23 @@ def serve(system: System) -> None:
         (System.return_silent, "ix_jobs_running"),
         (expire, "ix_jobs_expiring"),
         (delete_old, "ix_jobs_finished"),
+        (wake, "ix_jobs_finished"),
+        (deliver, "ix_jobs_in_submission"),
     ],
-    ids=["serve", "read", "cancel", "redrive", "list", "label", "publish", "silent", "expire", "delete"],
+    ids=[
+        "serve",
+        "read",
+        "cancel",
+        "redrive",
+        "list",
+        "label",
+        "publish",
+        "silent",
+        "expire",
+        "delete",
+        "wake",
+        "deliver",
+    ],
 )
 def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
     system: System, act: Callable[[System], object], index: str | None

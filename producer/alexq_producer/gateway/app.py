@@ -11,7 +11,7 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI
 
-from alexq_producer.gateway import jobs, operations, problems, submissions
+from alexq_producer.gateway import jobs, operations, problems, submissions, webhooks
 from alexq_producer.gateway.auth import Gate, is_loopback, require_bindable
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.intake import Intake, KeysInUse
@@ -58,7 +58,7 @@ def create_app(core: Core) -> FastAPI:
     app.state.shared = Shared(core, intake, KeysInUse())
     app.state.gate = Gate(core, is_loopback=is_loopback(core.settings.gateway_address))
     problems.install(app)
-    for router in (jobs.router, submissions.router, operations.router):
+    for router in (jobs.router, submissions.router, webhooks.router, operations.router):
         app.include_router(router)
     _describe_problems(app)
     return app

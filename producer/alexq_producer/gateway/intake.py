@@ -18,8 +18,9 @@ from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.entries import Entry, Reference, Remote, Upload
 from alexq_producer.gateway.fetching import Fetcher
 from alexq_producer.submission import Rejection
-from alexq_schema.db import idempotency, pages, queries
+from alexq_schema.db import idempotency, pages, queries, webhooks
 from alexq_schema.db.accept import NewJob, NewSubmission
+from alexq_schema.db.deliveries import Notice
 from alexq_schema.db.idempotency import MAX_KEY_LENGTH, Claim
 from alexq_schema.errors import (
     IdempotencyKeyBusyError,
@@ -31,6 +32,7 @@ from alexq_schema.errors import (
     RequestError,
     RequestTooLargeError,
     UsageError,
+    WebhookNotFoundError,
 )
 from alexq_schema.ids import new_id, tagged_id
 from alexq_schema.images import HEAD_BYTES, Staging, check_head
@@ -49,6 +51,8 @@ class Wish:
     """Whether images that are refused are listed, the others accepted."""
     key: str | None
     """The ``Idempotency-Key``."""
+    notice: Notice | None = None
+    """Which webhook is told when all has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class Intake:
             ImageError: an image was refused; names it. Nothing was accepted.
             RequestTooLargeError: there are more than ``max_images``. Nothing was accepted.
             UsageError: there is none.
+            WebhookNotFoundError: there is no such webhook.
             IdempotencyKeyReusedError: the key stands for other images.
             OutwardUnavailableError: an image's URL gives nothing now. Nothing was accepted.
             ImageStoreError, DatabaseUnavailableError: nothing was accepted.
@@ -141,13 +146,28 @@ class Intake:
             if not new:
                 return Accepted(None, [], rejected)
             submission = NewSubmission(
-                tagged_id(self._core.tag), new, wish.lane, wish.deadline_s, tenant=wish.tenant
+                tagged_id(self._core.tag),
+                new,
+                wish.lane,
+                wish.deadline_s,
+                tenant=wish.tenant,
+                notice=wish.notice,
             )
+            self._require_webhook(wish)
             claim = wish.key and Claim(wish.tenant or "", wish.key, fingerprint, submission.submission_id)
             while not self._core.acceptance.accept(submission, staging, claim or None):
                 if earlier := self._earlier(wish):  # another gateway was first
                     return self._replayed(earlier, fingerprint, items)
         return Accepted(submission.submission_id, [_as_job(job, submission) for job in new], rejected)
+
+    def _require_webhook(self, wish: Wish) -> None:
+        if wish.notice is None:
+            return
+        with self._core.database.read() as connection:
+            if webhooks.find(connection, wish.tenant, wish.notice.webhook_id) is None:
+                raise WebhookNotFoundError(
+                    f"there is no webhook {wish.notice.webhook_id}: nothing was accepted"
+                )
 
     def _store(
         self, entries: Iterable[Entry], wish: Wish, staging: Staging, max_images: int, *, fetches: bool
@@ -247,6 +267,7 @@ class Intake:
 def _fingerprint(items: Sequence[Item], urls: Sequence[str], wish: Wish) -> str:
     """Return what stands for all that was asked: of an image at a URL the URL, whatever it gave."""
     asked: list[Any] = [wish.lane, wish.deadline_s, wish.skips_rejected]
+    asked += [] if wish.notice is None else [str(wish.notice.webhook_id)]
     for item, url in zip(items, urls, strict=True):
         if url or isinstance(item, Remote):
             asked.append([item.source, url])

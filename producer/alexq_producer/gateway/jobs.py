@@ -13,7 +13,14 @@ from alexq_producer.gateway.auth import Administering, Caller, Reading, Submitti
 from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.entries import Carrier, ImageReference, Remote, one_of
-from alexq_producer.gateway.headers import IdempotencyKey, Instant, WaitS, cursor_of, read_cursor
+from alexq_producer.gateway.headers import (
+    IdempotencyKey,
+    Instant,
+    WaitS,
+    WebhookId,
+    cursor_of,
+    read_cursor,
+)
 from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.resources import JobPage
 from alexq_producer.gateway.state import shared
@@ -21,10 +28,12 @@ from alexq_producer.gateway.waiting import waiting_for
 from alexq_producer.producer import MAX_DEADLINE_S
 from alexq_schema.db import jobs as job_table
 from alexq_schema.db import pages, queries
+from alexq_schema.db.deliveries import Notice
 from alexq_schema.db.pages import JobFilter
 from alexq_schema.errors import ImageTooLargeError, JobNotFoundError, JobStateError, RequestError
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
+from alexq_schema.webhooks import Event
 
 LOOK_AGAIN_S: Final = 1
 """``Retry-After`` of a job that is not finished."""
@@ -95,13 +104,15 @@ async def submit_image(
     source: Source = "",
     deadline_s: Deadline = None,
     lane: Lane = Lane.INTERACTIVE,
+    webhook: WebhookId = None,
 ) -> Job:
     """Hand in one image: as the body, as a file in a form, or in JSON.
 
     202 with the job as it was accepted; 200 with the finished job where `Prefer: wait=N` was in time.
     """
     core, intake, keys = shared(request)
-    wish = Wish(caller.tenant, lane, deadline_s, skips_rejected=False, key=key)
+    notice = None if webhook is None else Notice(webhook, Event.JOB_FINISHED)
+    wish = Wish(caller.tenant, lane, deadline_s, skips_rejected=False, key=key, notice=notice)
     content_type = request.headers.get("content-type", "")
     limit = core.settings.max_image_bytes
     carrier = Carrier.of(content_type)

@@ -24,6 +24,8 @@ TORCH_TIMEOUT_S: Final = 60.0
 """Importing torch from a cold disk."""
 HASH_TIMEOUT_S: Final = 60.0
 """Reading 233 MiB of weights from a cold disk."""
+WEBHOOKS_OVERDUE_S: Final = 30.0
+"""A webhook worker looks every second."""
 MIN_FREE_BYTES: Final = 10**9
 MAX_CLOCK_DIFFERENCE_S: Final = 2.0
 _MIN_PYTHON: Final = (3, 11)
@@ -246,7 +248,7 @@ def check_model(settings: Settings) -> Check:
 
 def check_workers(settings: Settings) -> Check:
     """Someone does the work, where there is some."""
-    from alexq_schema.db import queries, workers
+    from alexq_schema.db import delivery_log, queries, workers
     from alexq_schema.db.session import Database
     from alexq_schema.job import JobState
 
@@ -255,9 +257,13 @@ def check_workers(settings: Settings) -> Check:
         with database.read() as connection:
             alive = workers.alive(connection, settings.silent_after_s)
             waiting = queries.counts(connection).get(JobState.QUEUED, 0)
+            untold = delivery_log.overdue(connection, for_s=WEBHOOKS_OVERDUE_S)
     finally:
         database.close()
     found = f"{len(alive)} alive, {waiting} jobs wait"
+    if untold:
+        found += f", {untold} webhook deliveries that nobody looks at"
+        return Check("workers", ok=False, found=found, fix="alexq webhooks worker, or alexq up")
     ok = bool(alive) or not waiting
     return Check("workers", ok, found, "" if ok else "alexq worker, or alexq up")
 

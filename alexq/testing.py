@@ -8,7 +8,8 @@
         assert client.classify(b"\\xff\\xd8\\xff…").label == "tabby"
 
 It speaks the gateway's HTTP and passes the same conformance suite. Its jobs finish at once, unless it is
-made with ``finishes=False``; then :meth:`FakeGateway.finish` ends them.
+made with ``finishes=False``; then :meth:`FakeGateway.finish` ends them. Any webhook that a submission names
+is taken, and nobody is told: see ``requests``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import tarfile
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ from uuid import UUID
 
 import httpx2
 
+from alexq_producer.packing import TAR, unpacked_line, unpacked_tar
 from alexq_schema.errors import (
     AlexqError,
     EngineError,
@@ -45,7 +46,7 @@ from alexq_schema.job import Job, JobError, JobState, ModelRef, Prediction, Timi
 MAX_IMAGE_BYTES: Final = 20 * 2**20
 
 Answer = Callable[[str, bytes], str | AlexqError]
-"""Given an image's name and bytes: its label, or the error of which its job fails or is dead."""
+"""Given an image's name and its bytes, or its URL's: its label, or the error that its job ends with."""
 
 _STATUS: Final[tuple[tuple[type[AlexqError], HTTPStatus], ...]] = (
     (JobNotFoundError, HTTPStatus.NOT_FOUND),
@@ -180,6 +181,8 @@ class FakeGateway(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         return HTTPStatus.ACCEPTED, answer
 
     def _take_one(self, request: httpx2.Request, body: bytes) -> bytes:
+        if request.headers["content-type"] == "application/json":
+            return _json(self._add(new_id(), *unpacked_line(body)))
         source = request.url.params.get("source") or "image 0"
         check_image(body, source, MAX_IMAGE_BYTES)
         return _json(self._add(new_id(), source, body))
@@ -187,18 +190,18 @@ class FakeGateway(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
     def _take_many(self, request: httpx2.Request, body: bytes) -> bytes:
         good: list[tuple[str, bytes]] = []
         rejected: list[dict[str, str]] = []
-        with tarfile.open(fileobj=io.BytesIO(body)) as archive:
-            for member in archive:
-                file = archive.extractfile(member)
-                assert file is not None
-                data = file.read()
-                try:
-                    check_image(data, member.name, MAX_IMAGE_BYTES)
-                    good.append((member.name, data))
-                except ImageError as error:
-                    if request.url.params.get("rejected") != "skip":
-                        raise
-                    rejected.append({"source": member.name, "code": error.code, "detail": error.detail})
+        is_tar = request.headers["content-type"] == TAR
+        for source, data in (
+            unpacked_tar(io.BytesIO(body)) if is_tar else map(unpacked_line, body.splitlines())
+        ):
+            try:
+                if not data.startswith((b"http://", b"https://")):
+                    check_image(data, source, MAX_IMAGE_BYTES)
+                good.append((source, data))
+            except ImageError as error:
+                if request.url.params.get("rejected") != "skip":
+                    raise
+                rejected.append({"source": source, "code": error.code, "detail": error.detail})
         if not good and not rejected:
             raise UsageError("nothing to submit: the request holds no image")
         submission_id = new_id()

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
 from alexq.cli.options import DataDir, Json, given
 from alexq_schema.keys import Scope
-
-if TYPE_CHECKING:
-    from alexq_schema.db.session import Database
 
 DEFAULT_SCOPES = [Scope.SUBMIT, Scope.READ]
 
@@ -61,18 +56,18 @@ def create(
 ) -> None:
     """Make an API key and show it, this once: only its hash is stored."""
     import json
-    import re
 
+    from alexq.cli.database import opened
     from alexq_schema import keys
     from alexq_schema.db import api_keys
     from alexq_schema.errors import UsageError
 
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", tenant):
+    if not keys.is_tenant(tenant):
         raise UsageError(f"tenant {tenant!r}: give 1 to 64 of letters, digits, . _ -")
     if len(name) > 255:
         raise UsageError(f"--name of {len(name)} characters: give 255 at most")
     key = keys.new_key()
-    with _database(data_dir) as database, database.begin() as connection:
+    with opened(data_dir) as (database, _), database.begin() as connection:
         key_id = api_keys.add(
             connection,
             tenant=tenant,
@@ -91,10 +86,11 @@ def list_keys(as_json: Json = False, data_dir: DataDir = None) -> None:
     """List the API keys, revoked ones too; never the secrets."""
     import json
 
+    from alexq.cli.database import opened
     from alexq.cli.output import printable
     from alexq_schema.db import api_keys
 
-    with _database(data_dir) as database, database.read() as connection:
+    with opened(data_dir) as (database, _), database.read() as connection:
         known = api_keys.everyone(connection)
     for key in known:
         scopes = sorted(key.scopes)
@@ -117,23 +113,12 @@ def revoke(
     key_id: Annotated[UUID, typer.Argument(metavar="ID", show_default=False)], data_dir: DataDir = None
 ) -> None:
     """End an API key; gateways refuse it within five seconds."""
+    from alexq.cli.database import opened
     from alexq_schema.db import api_keys
     from alexq_schema.errors import UsageError
 
-    with _database(data_dir) as database, database.begin() as connection:
+    with opened(data_dir) as (database, _), database.begin() as connection:
         is_known = api_keys.revoke(connection, key_id)
     if not is_known:
         raise UsageError(f"there is no API key {key_id}: `alexq keys list` shows them")
     typer.echo(f"{key_id}  revoked")
-
-
-@contextmanager
-def _database(data_dir: DataDir) -> Iterator[Database]:
-    from alexq_schema.db.session import Database
-    from alexq_schema.settings import Settings
-
-    database = Database(Settings.connected(**given(data_dir=data_dir)).database_url)
-    try:
-        yield database
-    finally:
-        database.close()

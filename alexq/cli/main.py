@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from alexq.cli import doctor, gateway, jobs, models, stack
+from alexq.cli import doctor, gateway, jobs, models, stack, webhooks
 from alexq_schema.errors import (
     AlexqError,
     ForbiddenError,
@@ -47,6 +47,7 @@ app = typer.Typer(
 stack.register(app)
 jobs.register(app)
 gateway.register(app)
+webhooks.register(app)
 models.register(app)
 doctor.register(app)
 

@@ -12,7 +12,7 @@ from alexq_schema.settings import Settings
 
 _WORKER_NEEDS: Final = ("torch", "torchvision", "PIL", "numpy", "safetensors", "structlog")
 _MONITOR_NEEDS: Final = ("flower", "PIL")
-_GATEWAY_NEEDS: Final = ("fastapi", "uvicorn", "httptools", "multipart", "stream_unzip")
+_GATEWAY_NEEDS: Final = ("fastapi", "uvicorn", "httptools", "multipart", "standardwebhooks", "stream_unzip")
 
 
 def environment(settings: Settings) -> dict[str, str]:

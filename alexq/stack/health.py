@@ -21,16 +21,23 @@ class HealthFile:
         self._seen: tuple[int, int] | None = None
         self._changed_at = 0.0
 
+    def exists(self, pid: int) -> bool:
+        """Return whether ``pid`` has written its file: it is ready."""
+        return self._path(pid).exists()
+
     def is_fresh(self, pid: int) -> bool:
         """Return whether the file of ``pid`` changed within ``MAX_AGE_S``; call it now and then.
 
         Ages are counted here, on a clock that cannot jump, not read off the file.
         """
         try:
-            mtime_ns = Path(self._pattern.replace("{pid}", str(pid))).stat().st_mtime_ns
+            mtime_ns = self._path(pid).stat().st_mtime_ns
         except OSError:
             mtime_ns = 0
         if (pid, mtime_ns) != self._seen:
             self._seen = (pid, mtime_ns)
             self._changed_at = self._clock()
         return self._clock() - self._changed_at < MAX_AGE_S
+
+    def _path(self, pid: int) -> Path:
+        return Path(self._pattern.replace("{pid}", str(pid)))

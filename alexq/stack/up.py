@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from alexq.stack.environment import environment, free_port, require_gateway, req
 from alexq.stack.folder import FolderLock, make_data_folder
 from alexq.stack.health import HealthFile
 from alexq.stack.log import Log
+from alexq.stack.probe import answers_http, url_of
 from alexq.stack.supervisor import Child, Supervisor
 from alexq_schema import migrations
 from alexq_schema.db import workers
@@ -36,15 +36,16 @@ _MONITOR_READY_S: Final = 60.0
 _GATEWAY_READY_S: Final = 60.0
 _GATEWAY_GRACE_S: Final = 40.0
 """It gives the requests that it serves 30 s."""
+_WEBHOOKS_GRACE_S: Final = 30.0
+"""It ends the attempts in progress, of 15 s at most."""
 _MODEL_S: Final = 3600.0
 """Fetching 233 MiB of weights over a slow line."""
-_PROBE_S: Final = 1.0
 _UMASK: Final = 0o077
 """What the stack writes (queue, database, images) is its owner's only."""
 
 
 class Stack:
-    """Broker, database, worker, gateway and monitor of one data folder, from :meth:`start` to :meth:`stop`.
+    """Every process of one data folder, from :meth:`start` to :meth:`stop`.
 
     All methods but :meth:`request_stop` belong to one thread, which must live until the stop.
     """
@@ -84,6 +85,8 @@ class Stack:
         if not (self._start_broker() and self._prepare_database() and self._ensure_model()):
             return False
         if not (self._start_worker() and self._start_monitor() and self._start_gateway()):
+            return False
+        if not self._start_webhooks():
             return False
         self._write_stack_file()
         self._log.say(f"ready after {time.monotonic() - started_at:.1f} s")
@@ -188,9 +191,22 @@ class Stack:
                 name="gateway",
                 argv=[sys.executable, "-m", "alexq_producer.gateway"],
                 env=environment(self._settings),
-                is_ready=lambda _pid: _answers_http(address, port, "/healthz"),
+                is_ready=lambda _pid: answers_http(address, port, "/healthz"),
                 ready_timeout_s=_GATEWAY_READY_S,
                 grace_s=_GATEWAY_GRACE_S,
+            )
+        )
+
+    def _start_webhooks(self) -> bool:
+        health = HealthFile(self._settings.webhooks_health_file)
+        return self._start(
+            Child(
+                name="webhooks",
+                argv=[sys.executable, "-m", "alexq_producer.webhooks"],
+                env=environment(self._settings),
+                is_ready=health.exists,
+                grace_s=_WEBHOOKS_GRACE_S,
+                is_healthy=health.is_fresh,
             )
         )
 
@@ -206,7 +222,7 @@ class Stack:
                 name="monitor",
                 argv=[sys.executable, "-m", "alexq_monitor"],
                 env=environment(self._settings),
-                is_ready=lambda _pid: _answers_http(address, port, "/healthcheck"),
+                is_ready=lambda _pid: answers_http(address, port, "/healthcheck"),
                 ready_timeout_s=_MONITOR_READY_S,
             )
         )
@@ -226,11 +242,11 @@ class Stack:
 
     @property
     def _monitor_url(self) -> str:
-        return _url(self._settings.monitor_address, self._settings.monitor_port)
+        return url_of(self._settings.monitor_address, self._settings.monitor_port)
 
     @property
     def _gateway_url(self) -> str:
-        return _url(self._settings.gateway_address, self._settings.gateway_port)
+        return url_of(self._settings.gateway_address, self._settings.gateway_port)
 
     def _write_stack_file(self) -> None:
         stack = StackFile(
@@ -244,23 +260,6 @@ class Stack:
         )
         stack.write(self._settings.data_dir)
         self._wrote_stack_file = True
-
-
-def _url(address: str, port: int) -> str:
-    host = f"[{address}]" if ":" in address else address
-    return f"http://{host}:{port}"
-
-
-def _answers_http(address: str, port: int, path: str) -> bool:
-    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
-    connection = http.client.HTTPConnection(host, port, timeout=_PROBE_S)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class AsyncClient:
         rejected: Literal["raise", "skip"] = "raise",
         deadline_s: float | None = None,
         lane: Lane | None = None,
+        webhook: UUID | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncRemoteSubmission:
         """Hand in one image or many, also from an async iterable (see :meth:`Client.submit`)."""
@@ -66,6 +67,7 @@ class AsyncClient:
                     rejected=rejected,
                     deadline_s=deadline_s,
                     lane=lane,
+                    webhook=webhook,
                     idempotency_key=idempotency_key,
                 )
             )

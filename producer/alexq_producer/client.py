@@ -57,7 +57,8 @@ class Client:
         """Submit one image and return its finished job.
 
         Args:
-            image: encoded bytes, a path, a binary file, a Pillow image or a NumPy array of uint8.
+            image: encoded bytes, a path, a binary file, a Pillow image, a NumPy array of uint8, or an
+                ``http(s)://`` URL, which the gateway fetches where its settings allow the host.
 
         Raises:
             WaitTimeoutError: it is unfinished after ``timeout_s`` seconds; it goes on.
@@ -73,6 +74,7 @@ class Client:
         rejected: Literal["raise", "skip"] = "raise",
         deadline_s: float | None = None,
         lane: Lane | None = None,
+        webhook: UUID | None = None,
         idempotency_key: str | None = None,
     ) -> RemoteSubmission:
         """Hand in one image or many; returns when they are accepted.
@@ -82,11 +84,13 @@ class Client:
             rejected: what a refused image does: ``raise`` for the whole call, or ``skip`` it and list it.
             deadline_s: seconds from now after which a job that was not begun expires.
             lane: by default ``interactive`` for one image and ``bulk`` for many.
+            webhook: one of the gateway's webhooks, which is told when all jobs have ended.
             idempotency_key: for a repetition by another process; by default one of this call's own.
 
         Raises:
             ImageError: an image was refused; names it.
             UsageError: there was no image.
+            WebhookNotFoundError: there is no such webhook.
             UnavailableError: the gateway, or what is behind it, does not answer.
         """
         lane = lane or (Lane.INTERACTIVE if is_one(images) else Lane.BULK)
@@ -99,6 +103,7 @@ class Client:
                     rejected=rejected,
                     deadline_s=deadline_s,
                     lane=lane,
+                    webhook=webhook,
                     idempotency_key=idempotency_key,
                 )
             )

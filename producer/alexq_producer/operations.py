@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from collections.abc import Generator, Sequence
 from datetime import datetime
@@ -11,7 +12,7 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel
 
-from alexq_producer.packing import Packer, encoded
+from alexq_producer.packing import Packer, encoded, url_of, utf8
 from alexq_producer.wire import Call
 from alexq_schema.errors import JobNotFoundError, WaitTimeoutError
 from alexq_schema.job import Job, JobState, ModelRef
@@ -91,12 +92,16 @@ class Accepted(BaseModel):
 def classify(image: Any, timeout_s: float, idempotency_key: str | None) -> Operation[Job]:
     """Hand in one image and return its finished job."""
     deadline = time.monotonic() + timeout_s
-    name, data = encoded(image, 0)
-    headers = {
-        "Content-Type": "application/octet-stream",
-        "Idempotency-Key": idempotency_key or str(uuid4()),
-    }
-    first = Call("POST", "/v1/jobs", {"source": _utf8(name)[:1024]}, headers, io.BytesIO(data))
+    headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+    url = url_of(image)
+    if url is not None:
+        body, params = json.dumps({"image_url": url}).encode(), {}
+        headers["Content-Type"] = "application/json"
+    else:
+        name, body = encoded(image, 0)
+        params = {"source": utf8(name)}
+        headers["Content-Type"] = "application/octet-stream"
+    first = Call("POST", "/v1/jobs", params, headers, io.BytesIO(body))
     job = Job.model_validate_json((yield _waiting(first, timeout_s)))
     while not (isinstance(job.state, JobState) and job.state.is_terminal):
         left_s = deadline - time.monotonic()
@@ -119,6 +124,7 @@ def submit(
     rejected: Literal["raise", "skip"],
     deadline_s: float | None,
     lane: Lane,
+    webhook: UUID | None,
     idempotency_key: str | None,
 ) -> Operation[Accepted]:
     """Hand in what was packed."""
@@ -126,8 +132,13 @@ def submit(
     packed = packer.finish()
     if packed is None:
         return Accepted(submission_id=None, job_ids=(), rejected=refused)
-    params = _given(rejected=rejected, deadline_s=deadline_s, lane=lane.value)
-    headers = {"Content-Type": "application/x-tar", "Idempotency-Key": idempotency_key or str(uuid4())}
+    params = _given(
+        rejected=rejected,
+        deadline_s=deadline_s,
+        lane=lane.value,
+        webhook=None if webhook is None else str(webhook),
+    )
+    headers = {"Content-Type": packer.content_type, "Idempotency-Key": idempotency_key or str(uuid4())}
     answer = yield Call("POST", "/v1/submissions", params, headers, packed)
     accepted = _AcceptedSubmission.model_validate_json(answer)
     return Accepted(
@@ -201,11 +212,6 @@ def list_jobs(
         if cursor is None:
             break
     return found
-
-
-def _utf8(name: str) -> str:
-    """Return a file's name, which may be any bytes, as text that a URL can hold."""
-    return name.encode("utf-8", "replace").decode()
 
 
 def _given(**params: Any) -> dict[str, Any]:

@@ -11,10 +11,12 @@
     │   │   ├── ImageTruncatedError        the file ends before the picture does
     │   │   ├── ImageCorruptError          the bytes are not a valid picture
     │   │   ├── ImageTooManyPixelsError    a decompression bomb, or simply huge
+    │   │   ├── ImageUrlError              a URL that is not fetched, or at which there is no image
     │   │   ├── ImageModeError             pixels that have no 8-bit RGB form (16-bit grey, float)
     │   │   └── ImageAnimatedError         more than one frame
     │   ├── MessageError               a message of unknown version or shape
     │   ├── JobNotFoundError           no job or submission has this id, or it is another tenant's
+    │   ├── WebhookNotFoundError       no webhook has this id, or it is another tenant's
     │   ├── JobStateError              the job's state does not allow what was asked
     │   ├── RequestError               an HTTP request that makes no sense
     │   │   ├── UnauthenticatedError       no valid API key
@@ -24,6 +26,7 @@
     │   │   ├── RequestTooLargeError       more bytes or more images than one request may carry
     │   │   ├── MediaTypeError             a body of a type that this path does not take
     │   │   └── IdempotencyKeyReusedError  the key belongs to an earlier request with other content
+    │   ├── OutwardRefusedError        a URL that somebody gave is none that alexq goes to
     │   └── UsageError                 an argument that makes no sense
     └── FailedError                    ours: the caller did nothing wrong
         ├── UnavailableError           a service does not answer; try again
@@ -31,7 +34,8 @@
         │   ├── BrokerUnavailableError
         │   ├── DatabaseUnavailableError
         │   │   └── DatabaseFullError      SQLite's disk is full, failing or read-only
-        │   └── ImageStoreError
+        │   ├── ImageStoreError
+        │   └── OutwardUnavailableError    the server of a URL that somebody gave
         ├── RequestTimeoutError        a request's body came too slowly
         ├── IdempotencyKeyBusyError    the first request with this key is still being served
         ├── ImageLostError             the store no longer has, or has damaged, an accepted image
@@ -134,6 +138,12 @@ class ImageTooManyPixelsError(ImageError):
     code = "image_too_many_pixels"
 
 
+class ImageUrlError(ImageError):
+    """The image's URL is none that the gateway fetches, or there is nothing at it."""
+
+    code = "image_url_refused"
+
+
 class ImageModeError(ImageError):
     """The pixels have no faithful 8-bit RGB form."""
 
@@ -156,6 +166,12 @@ class JobNotFoundError(RejectedError):
     """No job or submission has this id, or it is another tenant's."""
 
     code = "job_not_found"
+
+
+class WebhookNotFoundError(RejectedError):
+    """No webhook has this id, or it is another tenant's."""
+
+    code = "webhook_not_found"
 
 
 class JobStateError(RejectedError):
@@ -212,6 +228,12 @@ class IdempotencyKeyReusedError(RequestError):
     code = "idempotency_key_reused"
 
 
+class OutwardRefusedError(RejectedError):
+    """A URL that alexq does not go to, or at which there is nothing for it."""
+
+    code = "outward_refused"
+
+
 class UsageError(RejectedError):
     """An argument that makes no sense."""
 
@@ -259,6 +281,12 @@ class ImageStoreError(UnavailableError):
     """The image store does not answer, or is full."""
 
     code = "image_store_unavailable"
+
+
+class OutwardUnavailableError(UnavailableError):
+    """The server of a URL that somebody gave does not answer, or not in time."""
+
+    code = "outward_unavailable"
 
 
 class RequestTimeoutError(FailedError):

@@ -7,6 +7,7 @@ Source: the token format of GitHub (prefix, entropy in base62, CRC-32).
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import zlib
 from enum import StrEnum
@@ -30,6 +31,11 @@ class Scope(StrEnum):
     """See jobs, results and models."""
     ADMIN = "admin"
     """Queue dead jobs again, and all that the other two allow."""
+
+
+def is_tenant(name: str) -> bool:
+    """Return whether a tenant may be called so: 1 to 64 of letters, digits, . _ -"""
+    return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) is not None
 
 
 def new_key() -> str:

@@ -74,6 +74,14 @@ class ClassifyImage(Message):
         return self
 
 
+class DeliverWebhook(Message):
+    """Make the next attempt at this delivery, if it has been attempted so often."""
+
+    delivery_id: UUID
+    webhook_id: UUID
+    attempts: int = Field(ge=0)
+
+
 class Finished(Message):
     """Announcement to those who wait for a submission: these jobs reached a terminal state."""
 

@@ -36,6 +36,12 @@ class Lane(StrEnum):
 QUEUES: Final = tuple(lane.queue for lane in Lane)
 """Every queue that carries jobs, the first first."""
 
+TASK_DELIVER_WEBHOOK: Final = "alexq.deliver_webhook"
+"""Celery task: make one attempt at a webhook delivery. Published by the processes that run it."""
+
+QUEUE_WEBHOOKS: Final = "alexq.webhooks"
+"""Celery queue of webhook deliveries; workers of jobs do not consume it."""
+
 KEY_QUEUE_EPOCH: Final = "alexq:queue:epoch"
 """String without expiry, known to the database too: gone or other, Redis has lost its data."""
 

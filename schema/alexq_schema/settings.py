@@ -98,12 +98,22 @@ class Settings(BaseSettings):
     """Port of the HTTP gateway."""
     gateway_body_timeout_s: float = Field(default=20.0, gt=0)
     """Silence in the middle of a request after which it is cut."""
+    image_url_hosts: str = ""
+    """Hosts that images given by URL may come from, with commas between: ``example.com``,
+    ``*.example.com`` or ``*``; by default none is fetched."""
+    image_url_private: bool = False
+    """Whether those hosts may be in loopback and private networks."""
+    image_url_timeout_s: float = Field(default=10.0, gt=0)
+    """Time for one image to be fetched, from the look-up of its host to its last byte."""
     max_submission_bytes: int = Field(default=2 * 2**30, ge=1)
     """Bytes of one upload of many images over HTTP, packed or unpacked."""
     max_submission_images: int = Field(default=10_000, ge=1, le=100_000)
     """Images of one upload over HTTP."""
     dashboard_url: str = Field(default="", pattern=r"^(https?://.*)?$")
     """Where people reach the Flower dashboard; the gateway's page links there."""
+
+    webhook_private: bool = False
+    """Whether webhooks may lead to loopback and private networks."""
 
     server: str = ""
     """Address of the gateway that the HTTP client uses, ``https://host``."""
@@ -133,6 +143,20 @@ class Settings(BaseSettings):
                 f"ALEXQ_HEARTBEAT_S ({self.heartbeat_s}), or healthy workers lose their jobs"
             )
         return self
+
+    @model_validator(mode="after")
+    def _private_hosts_have_names(self) -> Self:
+        if self.image_url_private and "*" in (host.strip() for host in self.image_url_hosts.split(",")):
+            raise ValueError(
+                "ALEXQ_IMAGE_URL_PRIVATE=true with ALEXQ_IMAGE_URL_HOSTS=* would let every caller reach "
+                "every host inside: name the hosts"
+            )
+        return self
+
+    @property
+    def webhooks_health_file(self) -> Path:
+        """Rewritten by a webhook worker whenever it looks for work."""
+        return self.health_file.with_name(f"webhooks-{self.health_file.name}")
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

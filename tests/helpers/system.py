@@ -10,6 +10,7 @@ from sqlalchemy import Row, select, update
 from alexq_schema.db import accept, jobs, publishing, queries, workers
 from alexq_schema.db.accept import NewJob, NewSubmission
 from alexq_schema.db.clock import db_now
+from alexq_schema.db.deliveries import Notice
 from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
 from alexq_schema.db.tables import Job as JobRow
@@ -58,10 +59,11 @@ class System:
         image: str = "a" * 64,
         deadline_s: float | None = None,
         lane: Lane = Lane.BULK,
+        notice: Notice | None = None,
     ) -> list[UUID]:
         new = [NewJob(new_id(), f"{number}.jpg", image, 3) for number in range(count)]
         with self.database.begin() as connection:
-            accept.add(connection, [NewSubmission(new_id(), new, lane, deadline_s)])
+            accept.add(connection, [NewSubmission(new_id(), new, lane, deadline_s, notice=notice)])
         return [job.job_id for job in new]
 
     def claim(self, job_ids: list[UUID], worker: UUID | None = None) -> list[Claim]:

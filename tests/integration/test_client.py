@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -34,12 +35,15 @@ from alexq_schema.errors import (
     UnauthenticatedError,
     UsageError,
     WaitTimeoutError,
+    WebhookNotFoundError,
 )
 from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
 from tests.helpers.gateway import make_key, running_gateway
+from tests.helpers.outside import response, serving
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.system import System, success
+from tests.helpers.webhooks import deliveries_of, register
 
 CROPS = photo_crops(3)
 PHOTOGRAPHS = [encode(crop) for crop in CROPS]
@@ -104,7 +108,8 @@ def bench_of_gateway(
     def kill(job_id: UUID) -> None:
         system.change([job_id], state="dead", error_code="engine_failed")
 
-    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
+    allowed = {"image_url_hosts": "127.0.0.1", "image_url_private": True}
+    with running_gateway(settings.model_copy(update=allowed), tmp_path / "gateway.log") as gateway:
         yield gateway.url, finish, kill
 
 
@@ -177,6 +182,26 @@ def test_images_may_be_whatever_a_service_holds(bench: Bench, tmp_path: Path) ->
     assert len(bench.client.submit(np.asarray(CROPS[0]))) == 1
 
 
+def test_images_may_be_at_urls_among_others(bench: Bench) -> None:
+    picture = response(PHOTOGRAPHS[0])
+    with serving(lambda sock, _request: sock.sendall(picture)) as port:
+        url = f"http://127.0.0.1:{port}/cat.jpg"
+        submission = bench.client.submit([PHOTOGRAPHS[1], f"{url}?signature=s", PHOTOGRAPHS[2]])
+        with pytest.raises(WaitTimeoutError):
+            bench.client.classify(url, timeout_s=1, idempotency_key="k")
+        mixed = bench.client.submit([url, TEXT], rejected="skip")
+    jobs = [bench.client.job(job_id) for job_id in submission.job_ids]
+
+    assert [job.source for job in jobs] == ["image 0", url, "image 2"]
+    assert [job.image_key for job in jobs[::2]] == [
+        hashlib.sha256(one).hexdigest() for one in PHOTOGRAPHS[1:]
+    ]
+    assert (len(mixed), [one.source for one in mixed.rejected]) == (1, ["image 1"])
+    [queued] = [job for job in bench.client.jobs() if job.submission_id not in (submission.id, mixed.id)]
+    bench.finish(queued.job_id)
+    assert bench.client.classify(url, idempotency_key="k").label == "tabby"
+
+
 def test_pixels_lose_nothing_on_their_way() -> None:
     pixels = np.asarray(CROPS[0])
 
@@ -217,6 +242,19 @@ def test_an_error_has_the_class_that_its_code_names(bench: Bench, tmp_path: Path
     with pytest.raises(IdempotencyKeyReusedError):
         client.submit(PHOTOGRAPHS[1:], idempotency_key="k")
     assert len(client.jobs()) == 1
+
+
+def test_a_submission_may_name_a_webhook(bench: Bench, kind: str, database: Database) -> None:
+    webhook_id, _ = register(database, "https://receiver.example/")
+
+    submission = bench.client.submit(PHOTOGRAPHS, webhook=webhook_id)
+
+    assert len(submission) == 3
+    if kind == "gateway":
+        [row] = deliveries_of(database, webhook_id)
+        assert (row.submission_id, row.event) == (submission.id, "submission.finished")
+        with pytest.raises(WebhookNotFoundError):
+            bench.client.submit(PHOTOGRAPHS, webhook=uuid4())
 
 
 def test_images_that_are_refused_can_be_listed(bench: Bench, tmp_path: Path) -> None:

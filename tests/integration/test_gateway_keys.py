@@ -52,6 +52,7 @@ def test_another_tenants_ids_are_404_on_every_route(gateway: GatewayProcess, set
     theirs, other = (make_key(settings, tenant, *Scope) for tenant in ("them", "others"))
     with gateway.client(theirs) as client:
         job = client.post("/v1/jobs", content=PHOTOGRAPH, headers=JPEG).json()
+        webhook = client.post("/v1/webhooks", json={"url": "https://receiver.example/"}).json()
         document = client.get("/openapi.json").json()
         assert client.get(f"/v1/jobs/{job['job_id']}").status_code == 200
 
@@ -61,10 +62,16 @@ def test_another_tenants_ids_are_404_on_every_route(gateway: GatewayProcess, set
             if not {"{job_id}", "{submission_id}"} & set(template.split("/")):
                 continue
             for method in operations:
-                answer = client.request(method, template.format(**job))
-                assert code(answer) == (404, "job_not_found"), f"{method} {template}"
+                answer = client.request(method, template.format(**job, **webhook))
+                kind = "webhook" if template.startswith("/v1/webhooks") else "job"
+                assert code(answer) == (404, f"{kind}_not_found"), f"{method} {template}"
                 tried += 1
-        assert tried >= 6
+        assert tried >= 12
+        assert client.get("/v1/webhooks").json()["webhooks"] == []
+        named = client.post(
+            "/v1/jobs", params={"webhook": webhook["webhook_id"]}, content=PHOTOGRAPH, headers=JPEG
+        )
+        assert code(named) == (404, "webhook_not_found")
         assert client.get("/v1/jobs").json()["jobs"] == []
         assert client.get("/v1/jobs", params={"submission_id": job["submission_id"]}).json()["jobs"] == []
         assert client.get("/v1/submissions").json()["submissions"] == []

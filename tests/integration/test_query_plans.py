@@ -14,15 +14,29 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from alexq_schema.db import dashboard, jobs, minutes, publishing, queries, retention, search, tallies
+from alexq_schema.db import (
+    dashboard,
+    deliveries,
+    delivery_waking,
+    jobs,
+    minutes,
+    publishing,
+    queries,
+    retention,
+    search,
+    tallies,
+)
+from alexq_schema.db.deliveries import Notice
 from alexq_schema.db.search import JobSearch
 from alexq_schema.db.session import Database
 from alexq_schema.ids import new_id
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane
+from alexq_schema.webhooks import Event
 from alexq_schema.work import Crashed, Errored, Failed
 from benchmarks.scale.load import insert_ended
 from tests.helpers.system import System, success
+from tests.helpers.webhooks import finish_one, make_due, register
 
 BY_ID = {"jobs_pkey", "sqlite_autoindex_jobs_1"}
 
@@ -52,7 +66,9 @@ def plans(database: Database) -> Iterator[list[str]]:
     is_sqlite = database.engine.dialect.name == "sqlite"
 
     def note(_conn: object, cursor: Any, statement: str, parameters: Any, _: object, is_many: bool) -> None:
-        if re.search(r"^(UPDATE|DELETE FROM|SELECT .*\sFROM) jobs\b", statement, re.DOTALL):
+        if re.search(
+            r"^(UPDATE|DELETE FROM|SELECT .*\sFROM) (jobs|webhook_deliveries)\b", statement, re.DOTALL
+        ):
             asked = parameters[0] if is_many else parameters
             cursor.execute(f"EXPLAIN {'QUERY PLAN ' if is_sqlite else ''}{statement}", asked)
             noted.append("\n".join(str(row[3 if is_sqlite else 0]) for row in cursor.fetchall()))
@@ -108,6 +124,28 @@ def cancel(system: System) -> None:
     with system.database.begin() as connection:
         publishing.mark_unpublished(connection, job_ids)
         jobs.cancel(connection, job_ids)
+
+
+def wake(system: System) -> None:
+    """Those of which a job has ended, not those that wait."""
+    webhook_id, _ = register(system.database, "https://receiver.example/")
+    system.queue(64, notice=Notice(webhook_id, Event.SUBMISSION_FINISHED))
+    finish_one(system, webhook_id, jobs=64)
+    with system.database.begin() as connection:
+        delivery_ids, _ = delivery_waking.to_wake(connection, None)
+        delivery_waking.wake(connection, delivery_ids)
+    assert len(delivery_ids) == 1
+
+
+def deliver(system: System) -> None:
+    """One delivery whose jobs wait, one whose jobs have ended."""
+    webhook_id, _ = register(system.database, "https://receiver.example/")
+    system.queue(64, notice=Notice(webhook_id, Event.SUBMISSION_FINISHED))
+    finish_one(system, webhook_id, jobs=64)
+    make_due(system.database)
+    with system.database.begin() as connection:
+        due, looked_at = deliveries.take_due(connection, limit=100, lease_s=60.0)
+    assert (len(due), looked_at) == (1, 2)
 
 
 def serve(system: System) -> None:
@@ -170,6 +208,8 @@ def search_for(**wanted: Any) -> Callable[[System], None]:
         (System.return_silent, "ix_jobs_running"),
         (expire, "ix_jobs_expiring"),
         (delete_old, "ix_jobs_finished"),
+        (wake, "ix_jobs_finished"),
+        (deliver, "ix_jobs_in_submission"),
         (look, "ix_jobs_unclaimed"),
         (look_at_the_dead, "ix_jobs_ended"),
         (look_at_minutes, "ix_jobs_finished"),
@@ -187,6 +227,7 @@ def search_for(**wanted: Any) -> Callable[[System], None]:
     ],
     ids=[
         *("serve", "read", "cancel", "redrive", "list", "label", "publish", "silent", "expire", "delete"),
+        *("wake", "deliver"),
         *(
             "look",
             "dead",

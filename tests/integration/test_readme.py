@@ -15,6 +15,7 @@ import pytest
 from alexq.stack.environment import environment
 from alexq_schema.settings import Settings
 from tests.helpers.gateway import running_gateway
+from tests.helpers.outside import response, serving
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
@@ -51,6 +52,12 @@ def test_the_readmes_python_runs_as_it_stands(
     assert [len(output.splitlines()) for output in outputs] == [1, 2, 1, 2, 4]
 
 
+def replaced(text: str, by: dict[str, str]) -> str:
+    for old, new in by.items():
+        text = text.replace(old, new)
+    return text
+
+
 def run(program: str, settings: Settings, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -79,10 +86,16 @@ def test_the_curl_lines_run_as_they_stand(
         for line in re.findall(r"^\$ (.*curl .*)$", document.read_text(), re.MULTILINE)
     ]
 
-    with running_gateway(settings, tmp_path / "gateway.log") as gateway:
+    picture = response((tmp_path / "cat.jpg").read_bytes())
+    allowed = {"image_url_hosts": "127.0.0.1", "image_url_private": True}
+    with (
+        serving(lambda sock, _request: sock.sendall(picture)) as port,
+        running_gateway(settings.model_copy(update=allowed), tmp_path / "gateway.log") as gateway,
+    ):
+        here = {GATEWAY: gateway.url, "https://images.example.com": f"http://127.0.0.1:{port}"}
         done = [
             subprocess.run(
-                ["bash", "-c", line.replace(GATEWAY, gateway.url)],
+                ["bash", "-c", replaced(line, here)],
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
@@ -93,4 +106,9 @@ def test_the_curl_lines_run_as_they_stand(
         ]
 
     answers = [json.loads(one.stdout) for one in done]
-    assert [answer.get("state") or answer["total"] for answer in answers] == ["succeeded", "succeeded", 2]
+    assert [answer.get("state") or answer["total"] for answer in answers] == [
+        "succeeded",
+        "succeeded",
+        2,
+        "succeeded",
+    ]

@@ -18,6 +18,7 @@ from typing import Any
 import redis
 import structlog
 from celery import Celery, signals
+from kombu.exceptions import KombuError
 
 from alexq_schema import migrations
 from alexq_schema.celery_settings import celery_config
@@ -29,6 +30,7 @@ from alexq_schema.ids import new_id
 from alexq_schema.images import open_image_store
 from alexq_schema.models import ModelStore
 from alexq_schema.names import QUEUE_CLASSIFY, QUEUES
+from alexq_schema.repeating import Repeating
 from alexq_schema.settings import Settings
 from alexq_worker import logs, tasks, transport
 from alexq_worker.door import Door
@@ -38,7 +40,7 @@ from alexq_worker.inference.engine import Engine
 from alexq_worker.intake import Intake
 from alexq_worker.isolation.messages import Setup
 from alexq_worker.isolation.parent import IsolatedEngine
-from alexq_worker.lifecycle import Heartbeat, Notifier, Repeating
+from alexq_worker.lifecycle import Heartbeat, Notifier
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pool import Pool
@@ -169,7 +171,7 @@ class Process:
         self._repeating = [
             Repeating("alexq-health", settings.heartbeat_s, self.health.look),
             Repeating("alexq-heartbeat", settings.heartbeat_s, heartbeat.beat),
-            Repeating("alexq-sweep", SWEEP_EVERY_S, sweeper.sweep),
+            Repeating("alexq-sweep", SWEEP_EVERY_S, sweeper.sweep, outages=(redis.RedisError, KombuError)),
             Repeating("alexq-refusals", settings.heartbeat_s, self.refusals.flush),
         ]
 

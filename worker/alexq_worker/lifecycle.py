@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
 import redis
-from kombu.exceptions import KombuError
 
 from alexq_schema.announcing import announce
 from alexq_schema.db import workers
@@ -18,37 +16,6 @@ from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError
 
 log = logging.getLogger("alexq.worker")
-
-
-class Repeating:
-    """Calls ``action`` every ``interval_s`` on a thread of its own; what it raises is logged."""
-
-    def __init__(self, name: str, interval_s: float, action: Callable[[], None]) -> None:
-        self._interval_s = interval_s
-        self._action = action
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Start; the first call comes at once."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop after the call in progress, which gets 5 s. May be called twice, or without a start."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join(5.0)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self._action()
-            except (AlexqError, redis.RedisError, KombuError, OSError) as error:
-                log.warning("%s: %s", self._thread.name, error)
-            except Exception:
-                log.exception("%s failed; it goes on", self._thread.name)
-            if self._stop.wait(self._interval_s):
-                return
 
 
 class Heartbeat:

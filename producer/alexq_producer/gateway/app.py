@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from types import FrameType
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from alexq_producer.gateway import (
     page,
     problems,
     submissions,
+    webhooks,
 )
 from alexq_producer.gateway.auth import Gate, require_bindable
 from alexq_producer.gateway.core import Core
@@ -45,12 +46,19 @@ on disk and gets exactly one result. Every error is RFC 9457 `application/proble
 
 
 def create_app(core: Core) -> FastAPI:
-    """Return the application; it closes ``core`` when it ends."""
+    """Return the application; it closes ``core`` when it ends.
+
+    Raises:
+        SettingsError: a host in ``ALEXQ_IMAGE_URL_HOSTS`` is malformed.
+    """
+
+    intake = Intake(core)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with core.running():
-            yield
+        with closing(intake):
+            async with core.running():
+                yield
 
     app = FastAPI(
         title="alexq",
@@ -62,10 +70,11 @@ def create_app(core: Core) -> FastAPI:
         responses=problems.RESPONSES,
         redirect_slashes=False,
     )
-    app.state.shared = Shared(core, Intake(core), KeysInUse())
+    app.state.shared = Shared(core, intake, KeysInUse())
     app.state.gate = Gate(core, is_loopback=is_loopback(core.settings.gateway_address))
     problems.install(app)
-    for router in (jobs.router, submissions.router, events.router, operations.router, kserve.router):
+    routers = (jobs, submissions, events, webhooks, operations, kserve)
+    for router in (module.router for module in routers):
         app.include_router(router)
     app.include_router(page.router(core.settings.dashboard_url))
     _describe(app)

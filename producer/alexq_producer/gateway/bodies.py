@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 from anyio import from_thread
 from fastapi import Request
@@ -145,3 +146,22 @@ def _seen(task: asyncio.Task[bytes]) -> None:
 def spool() -> BinaryIO:
     """Return a new file that stays in memory while it is small."""
     return cast(BinaryIO, tempfile.SpooledTemporaryFile(MEMORY_BYTES))
+
+
+class PieceReader(io.RawIOBase):
+    """The pieces of a body as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest and (piece := next(self._pieces, b"")):
+            self._rest = memoryview(piece)
+        taken = self._rest[: len(buffer)]
+        buffer[: len(taken)] = taken
+        self._rest = self._rest[len(taken) :]
+        return len(taken)

@@ -19,6 +19,7 @@ from alexq_schema.celery_settings import celery_config
 from alexq_schema.db.session import Database
 from alexq_schema.ids import new_tag, tagged_id
 from alexq_schema.images import open_image_store
+from alexq_schema.outward import Outward
 from alexq_schema.settings import Settings
 
 P = ParamSpec("P")
@@ -59,6 +60,9 @@ class Core:
         self._celery = Celery("alexq-gateway", set_as_current=False)
         self._celery.conf.update(celery_config(settings))
         self.acceptance = Acceptance(self.images, self.database, self._celery, publishes_later=True)
+        self.outward = Outward(
+            hosts=None, timeout_s=settings.publish_timeout_s, allow_private=settings.webhook_private
+        )
         self._calls = ThreadPoolExecutor(CALL_THREADS, "call")
         self._uploads = CapacityLimiter(UPLOAD_THREADS)
         self._large = CapacityLimiter(LARGE_THREADS)
@@ -92,5 +96,6 @@ class Core:
     def _close(self) -> None:
         self.acceptance.close(2 * self.settings.publish_timeout_s)
         self._celery.close()
+        self.outward.close()
         self.announcements.close()
         self.database.close()

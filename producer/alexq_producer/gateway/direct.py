@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from alexq_producer.gateway.auth import BEARER, Caller, let_in
-from alexq_producer.gateway.headers import preferred_wait_s
+from alexq_producer.gateway.headers import WebhookId, preferred_wait_s
 from alexq_producer.gateway.problems import error_response
 from alexq_producer.producer import MAX_DEADLINE_S
 from alexq_schema import keys
@@ -35,6 +35,7 @@ class JobOptions(BaseModel):
     )
     deadline_s: Deadline = None
     lane: Lane = Lane.INTERACTIVE
+    webhook: WebhookId = None
 
 
 _DEFAULTS: Final = JobOptions()

@@ -18,9 +18,10 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from stream_unzip import UnzipError, stream_unzip
 
-from alexq_producer.gateway.bodies import spool
+from alexq_producer.gateway.bodies import PieceReader, spool
 from alexq_schema.errors import MediaTypeError, RequestError, RequestTooLargeError
 from alexq_schema.messages import Sha256
+from alexq_schema.outward import MAX_URL_LENGTH, named
 
 SPECIAL_HEADER_BYTES: Final = 2**20
 """Long names and other attributes in a tar are read into memory; more than this is no honest archive."""
@@ -44,15 +45,29 @@ class Reference:
     image_key: str
 
 
-Entry = Upload | Reference
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """An image that is at a URL."""
+
+    source: str
+    url: str
+
+
+Entry = Upload | Reference | Remote
 
 
 class ImageReference(BaseModel):
-    """An image in JSON: its bytes in base64, or the key of one that was submitted before."""
+    """An image in JSON: its bytes in base64, its URL, or the key of one that was submitted before."""
 
     model_config = ConfigDict(extra="forbid")
 
     image_base64: str | None = Field(default=None, examples=["iVBORw0KGgo…"])
+    image_url: str | None = Field(
+        default=None,
+        max_length=MAX_URL_LENGTH,
+        description="Where the image is, on a host of `ALEXQ_IMAGE_URL_HOSTS`; fetched before the answer.",
+        examples=["https://images.example.com/cat.jpg"],
+    )
     image_key: Annotated[
         Sha256 | None,
         Field(
@@ -64,8 +79,8 @@ class ImageReference(BaseModel):
 
     @model_validator(mode="after")
     def _one_image(self) -> Self:
-        if (self.image_base64 is None) == (self.image_key is None):
-            raise ValueError("give image_base64 or image_key, one of the two")
+        if [self.image_base64, self.image_url, self.image_key].count(None) != 2:
+            raise ValueError("give image_base64, image_url or image_key, one of the three")
         return self
 
 
@@ -114,7 +129,7 @@ def one_of(file: BinaryIO, content_type: str, source: str, max_image_bytes: int)
                 raise RequestError("the form holds several files: POST /v1/submissions takes many images")
             yield entry if not source else Upload(source, entry.file, entry.image_bytes)
     else:
-        yield _of_json(file.read(), source or "image 0", "the body")
+        yield _of_json(file.read(), source, "image 0", "the body")
 
 
 def many_of(
@@ -237,16 +252,19 @@ def _of_lines(pieces: Iterator[bytes], max_line_bytes: int) -> Iterator[Entry]:
         if not line:
             return
         if line.strip():
-            yield _of_json(line, f"line {number}", f"line {number}")
+            yield _of_json(line, "", f"line {number}", f"line {number}")
 
 
-def _of_json(text: bytes, unnamed: str, where: str) -> Entry:
+def _of_json(text: bytes, source: str, unnamed: str, where: str) -> Entry:
     try:
         reference = ImageReference.model_validate_json(text)
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'JSON'}: {p['msg']}" for p in error.errors())
         raise RequestError(f"{where}: {told}") from error
-    name = reference.source or unnamed
+    source = reference.source or source
+    if reference.image_url is not None:
+        return Remote(source or named(reference.image_url), reference.image_url)
+    name = source or unnamed
     if reference.image_key is not None:
         return Reference(name, reference.image_key)
     assert reference.image_base64 is not None
@@ -270,22 +288,3 @@ def read_upload(source: str, chunks: Iterator[bytes], max_image_bytes: int) -> U
         raise
     file.seek(0)
     return Upload(source, file, size)
-
-
-class PieceReader(io.RawIOBase):
-    """The pieces of a body as a file."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest and (piece := next(self._pieces, b"")):
-            self._rest = memoryview(piece)
-        taken = self._rest[: len(buffer)]
-        buffer[: len(taken)] = taken
-        self._rest = self._rest[len(taken) :]
-        return len(taken)

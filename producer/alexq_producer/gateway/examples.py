@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from alexq_producer.gateway import kserve, problems, resources, tensors
+from alexq_producer.gateway import kserve, problems, resources, tensors, webhook_examples
 from alexq_schema import errors
 from alexq_schema.errors import AlexqError
 from alexq_schema.job import Job, JobState, ModelRef, Prediction, Timings
@@ -126,6 +126,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "version": "imagenet1k-v1",
     "Inference-Header-Content-Length": 160,
     "Last-Event-ID": "eAFjBAAAAgAC",
+    **webhook_examples.PARAMETERS,
 }
 """By name: one that several operations take means the same in all."""
 
@@ -142,6 +143,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "submit_images": _MANY,
     "infer": _TENSORS,
     "infer_version": _TENSORS,
+    **webhook_examples.BODIES,
 }
 """By operation and media type; what is not there and is binary is a file."""
 
@@ -183,6 +185,7 @@ ANSWERS: Final[dict[str, dict[str, BaseModel]]] = {
     "model_version_ready": {"200": kserve.ModelReady(name="alexnet", ready=True)},
     "infer": {"200": _INFERRED},
     "infer_version": {"200": _INFERRED},
+    **webhook_examples.ANSWERS,
 }
 """By operation and status."""
 
@@ -228,6 +231,7 @@ ERRORS: Final[dict[str, AlexqError]] = {
         f"1 of 1 jobs are not finished and go on: {_JOB}; see `GET /v1/submissions/{_SUBMISSION}/results`"
     ),
     "infer_version": _NO_WORKER,
+    **webhook_examples.ERRORS,
 }
 """One that each operation may answer with."""
 

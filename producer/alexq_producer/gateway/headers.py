@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Query
 from pydantic import AwareDatetime, BeforeValidator
 
 from alexq_schema.errors import RequestError
@@ -43,6 +43,12 @@ async def preferred_wait_s(
 
 
 WaitS = Annotated[float | None, Depends(preferred_wait_s)]
+
+
+WebhookId = Annotated[
+    UUID | None,
+    Query(description="A webhook of yours that is told, once, when all has ended."),
+]
 
 
 def _written_out(value: object) -> object:

@@ -14,8 +14,7 @@ from uuid import UUID
 from fastapi import Header, Request, Response
 
 from alexq_producer.gateway.auth import Caller, Submitting
-from alexq_producer.gateway.bodies import Body
-from alexq_producer.gateway.entries import PieceReader
+from alexq_producer.gateway.bodies import Body, PieceReader
 from alexq_producer.gateway.headers import MAX_WAIT_S, IdempotencyKey, WaitS
 from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.jobs import FRAME_BYTES

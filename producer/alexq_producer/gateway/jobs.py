@@ -13,7 +13,7 @@ from alexq_producer.gateway.auth import Administering, Caller, Reading, Submitti
 from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.direct import JobOptions
-from alexq_producer.gateway.entries import Carrier, ImageReference, one_of
+from alexq_producer.gateway.entries import Carrier, ImageReference, Remote, one_of
 from alexq_producer.gateway.headers import IdempotencyKey, Instant, WaitS, cursor_of, read_cursor
 from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.resources import JobPage
@@ -21,9 +21,11 @@ from alexq_producer.gateway.state import shared
 from alexq_producer.gateway.waiting import waiting_for
 from alexq_schema.db import jobs as job_table
 from alexq_schema.db import pages, queries
+from alexq_schema.db.deliveries import Notice
 from alexq_schema.db.pages import JobFilter
 from alexq_schema.errors import ImageTooLargeError, JobNotFoundError, JobStateError, RequestError
 from alexq_schema.job import Job, JobState
+from alexq_schema.webhooks import Event
 
 LOOK_AGAIN_S: Final = 1
 """``Retry-After`` of a job that is not finished."""
@@ -87,12 +89,13 @@ async def submit_image(
     options: Annotated[JobOptions, Query()],
     key: IdempotencyKey = None,
 ) -> Response:
-    """Hand in one image: as the body, as a file in a form, or in JSON (`image_base64` or `image_key`).
+    """Hand in one image: as the body, as a file in a form, or in JSON.
 
     202 with the job as it was accepted; 200 with the finished job where `Prefer: wait=N` was in time.
     """
     core, intake, keys = shared(request)
-    wish = Wish(caller.tenant, options.lane, options.deadline_s, skips_rejected=False, key=key)
+    notice = None if options.webhook is None else Notice(options.webhook, Event.JOB_FINISHED)
+    wish = Wish(caller.tenant, options.lane, options.deadline_s, skips_rejected=False, key=key, notice=notice)
     content_type = request.headers.get("content-type", "")
     limit = core.settings.max_image_bytes
     carrier = Carrier.of(content_type)
@@ -106,11 +109,17 @@ async def submit_image(
         name = options.source or "the image"
         return ImageTooLargeError(f"{name}: more than {limit:,} bytes are not taken (ALEXQ_MAX_IMAGE_BYTES)")
 
-    def take() -> Accepted:
-        return intake.take(one_of(file, content_type, options.source, limit), wish, max_images=1)
+    def take() -> Accepted | Remote:
+        entries = one_of(file, content_type, options.source, limit)
+        entry = next(entries) if carrier is Carrier.JSON else None
+        if isinstance(entry, Remote):
+            return entry  # the pools for what is here are not for waiting
+        return intake.take(entries if entry is None else [entry], wish, max_images=1)
 
     with keys.hold(caller.tenant, key), await Body(request, core).whole(max_bytes, too_large) as file:
         accepted = await (core.call_large(take) if carrier is Carrier.JSON else core.call(take))
+        if isinstance(accepted, Remote):
+            accepted = await core.call_slow(intake.take, [accepted], wish, max_images=1)
     [job] = accepted.jobs
     job = await _waited_for(core, job, wait_s)
     headers = _headers(job, wait_s)

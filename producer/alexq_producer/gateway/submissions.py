@@ -16,7 +16,7 @@ from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.direct import Deadline
 from alexq_producer.gateway.entries import ImageReference, many_of
-from alexq_producer.gateway.headers import IdempotencyKey, cursor_of, read_cursor
+from alexq_producer.gateway.headers import IdempotencyKey, WebhookId, cursor_of, read_cursor
 from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.jobs import LOOK_AGAIN_S
 from alexq_producer.gateway.resources import AcceptedSubmission, RejectedInput, Submission, SubmissionPage
@@ -24,8 +24,10 @@ from alexq_producer.gateway.state import shared
 from alexq_producer.gateway.waiting import waiting_for
 from alexq_schema.db import jobs as job_table
 from alexq_schema.db import pages, queries
+from alexq_schema.db.deliveries import Notice
 from alexq_schema.errors import JobNotFoundError, RequestTooLargeError
 from alexq_schema.names import Lane
+from alexq_schema.webhooks import Event
 
 MAX_STREAM_S: Final = 3600.0
 """How long a stream of results stays open, at most."""
@@ -93,6 +95,7 @@ async def submit_images(
     ] = "raise",
     deadline_s: Deadline = None,
     lane: Lane = Lane.BULK,
+    webhook: WebhookId = None,
 ) -> AcceptedSubmission:
     """Hand in up to 10,000 images in one request: as files of a form, a tar or ZIP archive, or lines of JSON.
 
@@ -100,7 +103,8 @@ async def submit_images(
     `rejected=skip`, those that are refused are listed and the others accepted.
     """
     core, intake, keys = shared(request)
-    wish = Wish(caller.tenant, lane, deadline_s, skips_rejected=rejected == "skip", key=key)
+    notice = None if webhook is None else Notice(webhook, Event.SUBMISSION_FINISHED)
+    wish = Wish(caller.tenant, lane, deadline_s, skips_rejected=rejected == "skip", key=key, notice=notice)
     settings = core.settings
 
     def too_large() -> RequestTooLargeError:

@@ -10,7 +10,9 @@ from uuid import UUID
 from sqlalchemy import Connection, Float, bindparam, insert, literal_column
 from sqlalchemy.dialects import postgresql, sqlite
 
+from alexq_schema.db import deliveries
 from alexq_schema.db.clock import db_now
+from alexq_schema.db.deliveries import Notice
 from alexq_schema.db.rows import literal_state
 from alexq_schema.db.tables import Job, Submission
 from alexq_schema.job import JobState
@@ -41,6 +43,8 @@ class NewSubmission:
     """Those that no worker has begun by then, from now, expire; None waits for ever."""
     tenant: str | None = None
     """Whose it is, for what came over HTTP with an API key."""
+    notice: Notice | None = None
+    """Which webhook is told when it has ended."""
 
 
 _NEW = {
@@ -56,7 +60,7 @@ _ADD = insert(Job).values({**_NEW, "expires_at": db_now(bindparam("b_deadline_s"
 
 
 def add(connection: Connection, submissions: Sequence[NewSubmission]) -> None:
-    """Insert submissions and their queued jobs, a thousand rows a statement.
+    """Insert submissions, their queued jobs and what is to be told of them, a thousand rows a statement.
 
     The jobs count as published: a message that then gets lost is the sweeper's to notice.
     """
@@ -75,6 +79,8 @@ def add(connection: Connection, submissions: Sequence[NewSubmission]) -> None:
     ]
     for start in range(0, len(rows), ROWS_PER_STATEMENT):
         connection.execute(_ADD, rows[start : start + ROWS_PER_STATEMENT])
+    if notices := [(one.submission_id, one.notice) for one in submissions if one.notice is not None]:
+        deliveries.add(connection, notices)
 
 
 def add_if_absent(connection: Connection, jobs: Sequence[NewJob]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from alexq_schema.db import api_keys, idempotency  # noqa: F401 - they declare tables
+from alexq_schema.db import api_keys, deliveries, idempotency, webhooks  # noqa: F401 - they declare tables
 from alexq_schema.db.tables import Base
 
 connection = context.config.attributes["connection"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from alexq_schema.db import jobs, publishing, queries, retention
+from alexq_schema.db import backlog, jobs, publishing, queries, retention
 from alexq_schema.db.session import Database
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane
@@ -87,6 +87,17 @@ def read(system: System) -> None:
         queries.by_id(connection, job_ids)
 
 
+def estimate(system: System) -> None:
+    with system.database.read() as connection:
+        found = backlog.queues(connection)
+    assert found[Lane.BULK].jobs >= 2_000
+
+
+def measure_usage(system: System) -> None:
+    with system.database.read() as connection:
+        assert backlog.usage_by_tenant(connection)[None].jobs >= 2_000
+
+
 def list_ended(system: System) -> None:
     with system.database.read() as connection:
         queries.newest(connection, state=JobState.SUCCEEDED)
@@ -130,8 +141,13 @@ def serve(system: System) -> None:
         (System.return_silent, "ix_jobs_running"),
         (expire, "ix_jobs_expiring"),
         (delete_old, "ix_jobs_finished"),
+        (estimate, "ix_jobs_unclaimed"),
+        (measure_usage, "ix_jobs_unclaimed"),
     ],
-    ids=["serve", "read", "cancel", "redrive", "list", "label", "publish", "silent", "expire", "delete"],
+    ids=[
+        *("serve", "read", "cancel", "redrive", "list", "label", "publish", "silent", "expire", "delete"),
+        *("estimate", "usage"),
+    ],
 )
 def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
     system: System, act: Callable[[System], object], index: str | None
@@ -141,7 +157,9 @@ def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
         count(system.database)
     expected = BY_ID | ({index} if index else set())
     if index == "ix_jobs_unclaimed":
-        expected |= {"ix_jobs_running"}  # what overtook whom
+        expected |= {"ix_jobs_running"}  # what overtook whom, what is unfinished
+    if act is estimate:
+        expected |= {"ix_jobs_finished"}
 
     with plans(system.database) as noted:
         act(system)

@@ -12,9 +12,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from alexq_producer.gateway import jobs, operations, problems, submissions
+from alexq_producer.gateway.admission import Admission
 from alexq_producer.gateway.auth import Gate, is_loopback, require_bindable
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.intake import Intake, KeysInUse
+from alexq_producer.gateway.metrics import Measured, Metrics
 from alexq_producer.gateway.problems import Problem
 from alexq_producer.gateway.protocol import PatientHttpProtocol
 from alexq_producer.gateway.state import Shared
@@ -31,12 +33,19 @@ on disk and gets exactly one result. Every error is RFC 9457 `application/proble
 
 
 def create_app(core: Core) -> FastAPI:
-    """Return the application; it closes ``core`` when it ends."""
+    """Return the application; it closes ``core`` when it ends.
+
+    Raises:
+        SettingsError: ``ALEXQ_GATEWAY_RATE`` is malformed.
+    """
+    metrics = Metrics()
+    admission = Admission(core, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with core.running():
             yield
+        admission.close()
 
     app = FastAPI(
         title="alexq",
@@ -48,8 +57,10 @@ def create_app(core: Core) -> FastAPI:
         responses=problems.RESPONSES,
         redirect_slashes=False,
     )
-    app.state.shared = Shared(core, Intake(core), KeysInUse())
+    app.state.metrics = metrics
+    app.state.shared = Shared(core, Intake(core, admission, metrics), KeysInUse())
     app.state.gate = Gate(core, is_loopback=is_loopback(core.settings.gateway_address))
+    app.add_middleware(Measured, metrics=metrics)
     problems.install(app)
     for router in (jobs.router, submissions.router, operations.router):
         app.include_router(router)

@@ -6,14 +6,16 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from alexq_producer.gateway.admission import Admission, Grant
 from alexq_producer.gateway.bodies import MEMORY_BYTES
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.entries import Entry, Reference, Upload
+from alexq_producer.gateway.metrics import Metrics
 from alexq_producer.submission import Rejection
 from alexq_schema.db import idempotency, pages, queries
 from alexq_schema.db.accept import NewJob, NewSubmission
@@ -91,24 +93,43 @@ class KeysInUse:
 
 
 class Intake:
-    """Accepts images; every method blocks and runs in a pool of the core."""
+    """Accepts images."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, admission: Admission, metrics: Metrics) -> None:
         self._core = core
+        self._admission = admission
+        self._metrics = metrics
 
-    def take(self, entries: Iterable[Entry], wish: Wish, *, max_images: int) -> Accepted:
+    def admit(self, wish: Wish) -> AbstractAsyncContextManager[Grant]:
+        """Return a context in which the request may be taken; raises as :meth:`Admission.admit`."""
+        return self._admission.admit(wish.tenant, wish.lane)
+
+    def take(self, entries: Iterable[Entry], wish: Wish, grant: Grant, *, max_images: int) -> Accepted:
         """Accept the images, all or, where the wish says so, those that are not refused.
+
+        It blocks, and runs in a pool of the core.
 
         Raises:
             ImageError: an image was refused; names it. Nothing was accepted.
             RequestTooLargeError: there are more than ``max_images``. Nothing was accepted.
+            QuotaExceededError: the tenant may not have so much. Nothing was accepted.
             UsageError: there is none.
             IdempotencyKeyReusedError: the key stands for other images.
             ImageStoreError, DatabaseUnavailableError: nothing was accepted.
         """
+        try:
+            accepted = self._take(entries, wish, grant, max_images)
+        except ImageError as error:
+            self._metrics.refused(error.code)
+            raise
+        for rejection in accepted.rejected:
+            self._metrics.refused(rejection.error.code)
+        return accepted
+
+    def _take(self, entries: Iterable[Entry], wish: Wish, grant: Grant, max_images: int) -> Accepted:
         with self._core.images.staging() as staging:
-            items = list(self._store(entries, wish, staging, max_images))
-            items = self._look_up(items, wish, staging)
+            items = list(self._store(entries, wish, grant, staging, max_images))
+            items = self._look_up(items, wish, grant, staging)
             new = [item for item in items if isinstance(item, NewJob)]
             rejected = [item for item in items if isinstance(item, Rejection)]
             if not items:
@@ -125,10 +146,11 @@ class Intake:
                 assert claim is not None  # without a key nothing can have been first
                 if earlier := self._earlier(claim, rejected):
                     return earlier
+        grant.is_committed = True
         return Accepted(submission.submission_id, [_as_job(job, submission) for job in new], rejected)
 
     def _store(
-        self, entries: Iterable[Entry], wish: Wish, staging: Staging, max_images: int
+        self, entries: Iterable[Entry], wish: Wish, grant: Grant, staging: Staging, max_images: int
     ) -> Iterator[NewJob | Reference | Rejection]:
         for number, entry in enumerate(entries):
             if number == max_images:
@@ -141,16 +163,17 @@ class Intake:
                 continue
             with entry.file:
                 try:
-                    yield self._stored(entry, staging)
+                    yield self._stored(entry, grant, staging)
                 except ImageError as error:
                     if not wish.skips_rejected:
                         raise
                     yield Rejection(entry.source, error)
 
-    def _stored(self, upload: Upload, staging: Staging) -> NewJob:
+    def _stored(self, upload: Upload, grant: Grant, staging: Staging) -> NewJob:
         limit = self._core.settings.max_image_bytes
         head = upload.file.read(HEAD_BYTES)
         check_head(head, upload.image_bytes, upload.source, limit)
+        grant.take(upload.image_bytes)
         if upload.image_bytes <= MEMORY_BYTES:
             key = staging.add(head + upload.file.read())  # one file less to open: a quarter of the cost
         else:
@@ -158,7 +181,7 @@ class Intake:
         return NewJob(new_id(), upload.source, key, upload.image_bytes)
 
     def _look_up(
-        self, items: Sequence[NewJob | Reference | Rejection], wish: Wish, staging: Staging
+        self, items: Sequence[NewJob | Reference | Rejection], wish: Wish, grant: Grant, staging: Staging
     ) -> list[NewJob | Reference | Rejection]:
         keys = {item.image_key for item in items if isinstance(item, Reference)}
         if not keys:
@@ -169,7 +192,7 @@ class Intake:
         for item in items:
             if isinstance(item, Reference):
                 try:
-                    found.append(self._found(item, staging, is_visible=item.image_key in visible))
+                    found.append(self._found(item, grant, staging, is_visible=item.image_key in visible))
                 except ImageError as error:
                     if not wish.skips_rejected:
                         raise
@@ -178,7 +201,7 @@ class Intake:
                 found.append(item)
         return found
 
-    def _found(self, reference: Reference, staging: Staging, *, is_visible: bool) -> NewJob:
+    def _found(self, reference: Reference, grant: Grant, staging: Staging, *, is_visible: bool) -> NewJob:
         absent = ImageNotFoundError(
             f"{reference.source}: there is no image {reference.image_key} any more, or it is not yours; "
             "send the image itself"
@@ -189,7 +212,7 @@ class Intake:
             data = self._core.images.get(reference.image_key)
         except ImageNotFoundError as error:
             raise absent from error
-        return self._stored(Upload(reference.source, io.BytesIO(data), len(data)), staging)
+        return self._stored(Upload(reference.source, io.BytesIO(data), len(data)), grant, staging)
 
     def _claim(
         self, submission: NewSubmission, items: Sequence[NewJob | Reference | Rejection], wish: Wish

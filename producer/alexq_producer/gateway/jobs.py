@@ -116,10 +116,12 @@ async def submit_image(
         return ImageTooLargeError(f"{name}: more than {limit:,} bytes are not taken (ALEXQ_MAX_IMAGE_BYTES)")
 
     def take() -> Accepted:
-        return intake.take(one_of(file, content_type, source, limit), wish, max_images=1)
+        return intake.take(one_of(file, content_type, source, limit), wish, grant, max_images=1)
 
-    with keys.hold(caller.tenant, key), await Body(request, core).whole(max_bytes, too_large) as file:
-        accepted = await (core.call_large(take) if carrier is Carrier.JSON else core.call(take))
+    with keys.hold(caller.tenant, key):
+        async with intake.admit(wish) as grant:
+            with await Body(request, core).whole(max_bytes, too_large) as file:
+                accepted = await (core.call_large(take) if carrier is Carrier.JSON else core.call(take))
     [job] = accepted.jobs
     if accepted.is_replay:
         response.headers["Idempotent-Replayed"] = "true"

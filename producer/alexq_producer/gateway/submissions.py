@@ -117,10 +117,11 @@ async def submit_images(
             max_image_bytes=settings.max_image_bytes,
             max_bytes=settings.max_submission_bytes,
         )
-        return intake.take(entries, wish, max_images=settings.max_submission_images)
+        return intake.take(entries, wish, grant, max_images=settings.max_submission_images)
 
     with keys.hold(caller.tenant, key):
-        accepted = await core.call_slow(take)
+        async with intake.admit(wish) as grant:
+            accepted = await core.call_slow(take)
     if accepted.is_replay:
         response.headers["Idempotent-Replayed"] = "true"
     if accepted.submission_id is None:

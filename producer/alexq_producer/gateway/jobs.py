@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -13,7 +12,7 @@ from alexq_producer.gateway.auth import Administering, Caller, Reading, Submitti
 from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.entries import Carrier, ImageReference, one_of
-from alexq_producer.gateway.headers import IdempotencyKey, Instant, WaitS, cursor_of, read_cursor
+from alexq_producer.gateway.headers import IdempotencyKey, Instant, WaitS, cursor_of_job, read_job_cursor
 from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.resources import JobPage
 from alexq_producer.gateway.state import shared
@@ -21,7 +20,7 @@ from alexq_producer.gateway.waiting import waiting_for
 from alexq_producer.producer import MAX_DEADLINE_S
 from alexq_schema.db import jobs as job_table
 from alexq_schema.db import pages, queries
-from alexq_schema.db.pages import JobFilter
+from alexq_schema.db.pages import JobFilter, Place
 from alexq_schema.errors import ImageTooLargeError, JobNotFoundError, JobStateError, RequestError
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
@@ -180,9 +179,12 @@ async def list_jobs(
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
-    """List jobs that match every filter given, newest first, a page at a time."""
+    """List jobs that match every filter given, newest first, a page at a time.
+
+    With an API key: those of the newest submission first, of each the last image first.
+    """
     core, *_ = shared(request)
-    after = read_cursor(cursor)
+    after = read_job_cursor(caller.tenant, cursor)
     wanted = JobFilter(
         state,
         label,
@@ -192,18 +194,18 @@ async def list_jobs(
         created_before,
     )
 
-    def read() -> Sequence[Job]:
+    def read() -> tuple[list[Job], Place | None]:
         with core.database.read() as connection:
-            ids = pages.job_ids(connection, caller.tenant, wanted, after=after, limit=limit + 1)
-            return queries.by_id(connection, ids)
+            found = pages.jobs(connection, caller.tenant, wanted, after=after, limit=limit + 1)
+            shown = queries.by_id(connection, [place.job_id for place in found[:limit]])
+        return shown, found[limit - 1] if len(found) > limit else None
 
-    found = await core.call(read)
-    shown = found[:limit]
-    following = cursor_of(shown[-1].job_id) if len(found) > limit and shown[-1].job_id else None
+    shown, last = await core.call(read)
+    following = None if last is None else cursor_of_job(caller.tenant, last)
     if following:
         url = request.url.include_query_params(cursor=following)
         response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return JobPage(jobs=list(shown), next_cursor=following)
+    return JobPage(jobs=shown, next_cursor=following)
 
 
 def _model(text: str | None) -> tuple[str, str] | None:

@@ -57,5 +57,5 @@ def test_the_gateway_does_what_its_document_says(settings: Settings, tmp_path: P
         )
 
     assert done.returncode == 0, done.stdout[-8_000:]
-    assert "Tested: 13" in done.stdout
+    assert "Tested: 14" in done.stdout
     assert "Traceback" not in gateway.log.read_text()

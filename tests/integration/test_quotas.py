@@ -24,7 +24,7 @@ PHOTOGRAPH = encode(photo_crops(1)[0])
 
 
 @contextmanager
-def limited(settings: Settings, tmp_path: Path, **limits: float) -> Iterator[GatewayProcess]:
+def limited(settings: Settings, tmp_path: Path, **limits: object) -> Iterator[GatewayProcess]:
     with running_gateway(settings.model_copy(update=limits), tmp_path / "gateway.log") as gateway:
         yield gateway
 
@@ -33,9 +33,9 @@ def post(client: httpx2.Client, lane: Lane = Lane.INTERACTIVE) -> httpx2.Respons
     return client.post("/v1/jobs", content=PHOTOGRAPH, headers=JPEG, params={"lane": lane})
 
 
-def post_many(client: httpx2.Client, count: int) -> httpx2.Response:
+def post_many(client: httpx2.Client, count: int, key: str | None = None) -> httpx2.Response:
     files = [("images", (f"{number}.jpg", PHOTOGRAPH)) for number in range(count)]
-    return client.post("/v1/submissions", files=files)
+    return client.post("/v1/submissions", files=files, headers={"Idempotency-Key": key} if key else {})
 
 
 def says(answer: httpx2.Response) -> tuple[int, str]:
@@ -93,6 +93,26 @@ def test_a_request_that_does_not_fit_leaves_nothing_and_takes_no_room(
         assert says(post_many(client, 3)) == (429, "quota_exceeded")
         assert (jobs_in(database), stored_files(settings)) == (8, before)
         assert post_many(client, 2).status_code == 202
+
+
+def test_a_request_that_was_accepted_may_be_repeated_whatever_the_limits_say(
+    settings: Settings, tmp_path: Path, database: Database
+) -> None:
+    limits = {"max_queued_jobs_per_tenant": 4, "gateway_rate": "5/hour"}
+    with limited(settings, tmp_path, **limits) as gateway, gateway.client() as client:
+        first = post_many(client, 4, key="one")
+        system = System(database)
+        job_ids = [UUID(job_id) for job_id in first.json()["job_ids"]]
+        system.commit([success(claim) for claim in system.claim(job_ids[:2])])
+        repeated = [post_many(client, 4, key="one") for _ in range(3)]  # at first the quota, then the rate
+        another = post_many(client, 4, key="another")
+
+    assert first.status_code == 202
+    for answer in repeated:
+        assert answer.json() == first.json()
+        assert answer.headers["idempotent-replayed"] == "true"
+    assert says(another)[0] == 429
+    assert jobs_in(database) == 4
 
 
 def test_bytes_have_a_quota_of_their_own(settings: Settings, tmp_path: Path, database: Database) -> None:

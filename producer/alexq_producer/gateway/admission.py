@@ -3,12 +3,15 @@
 The limits on what is unfinished go by a count of the database that is shared for a second or longer, and by
 what this gateway has accepted since, which is exact. So one gateway never exceeds a quota; each further one
 may, by what it accepts between two counts of its own.
+
+A request that is repeated under its idempotency key is let in whatever the limits say: it makes no job, and
+its first answer may have been lost.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -42,10 +45,15 @@ class _Count:
 class Grant:
     """The leave of one request to hand in images; used by one thread at a time."""
 
-    def __init__(self, admission: Admission, tenant: str | None, lane: Lane) -> None:
+    def __init__(
+        self, admission: Admission, tenant: str | None, lane: Lane, is_repeated: Callable[[], bool]
+    ) -> None:
         self._admission = admission
         self.tenant = tenant
         self.lane = lane
+        self.is_repeated = is_repeated
+        self.is_free = False
+        """Whether it is known to be a repetition, for which no limit holds."""
         self.taken = Usage()
         self.is_committed = False
         """Whether what was taken became jobs: set by who commits them."""
@@ -85,8 +93,14 @@ class Admission:
         self._by_lane: Ledger[Lane] = Ledger()
 
     @asynccontextmanager
-    async def admit(self, tenant: str | None, lane: Lane) -> AsyncIterator[Grant]:
+    async def admit(
+        self, tenant: str | None, lane: Lane, is_repeated: Callable[[], bool]
+    ) -> AsyncIterator[Grant]:
         """Let a request in; what it takes counts until the context ends, and then if it was committed.
+
+        Args:
+            is_repeated: returns whether its jobs are there already; it may block, and is asked only before
+                the request would be refused.
 
         Raises:
             QueueFullError: what waits in its lane and before it takes too long.
@@ -94,9 +108,14 @@ class Admission:
             RateLimitedError: the tenant has handed in too much in this time.
             DatabaseUnavailableError: the backlog could not be counted.
         """
-        grant = Grant(self, tenant, lane)
+        grant = Grant(self, tenant, lane, is_repeated)
         try:
-            await self._check(tenant, lane)
+            try:
+                await self._check(tenant, lane)
+            except ThrottledError:
+                grant.is_free = await self._core.call(is_repeated)
+                if not grant.is_free:
+                    raise
             yield grant
         except ThrottledError as error:
             self._metrics.throttled(error.code)
@@ -108,6 +127,21 @@ class Admission:
 
     def take(self, grant: Grant, more: Usage) -> None:
         """Count images of a request that was let in; see :meth:`Grant.take`."""
+        if grant.is_free:
+            return
+        try:
+            self._take(grant, more)
+        except (QuotaExceededError, RequestTooLargeError):
+            grant.is_free = grant.is_repeated()
+            if not grant.is_free:
+                raise
+
+    def close(self) -> None:
+        """Close every connection."""
+        if self._rate is not None:
+            self._rate.close()
+
+    def _take(self, grant: Grant, more: Usage) -> None:
         taken = grant.taken + more
         if self._counts:
             self._check_request(taken)
@@ -116,11 +150,6 @@ class Admission:
                 self._by_tenant.add(grant.tenant, more)
                 self._by_lane.add(grant.lane, more)
         grant.taken = taken
-
-    def close(self) -> None:
-        """Close every connection."""
-        if self._rate is not None:
-            self._rate.close()
 
     async def _check(self, tenant: str | None, lane: Lane) -> None:
         if self._counts:

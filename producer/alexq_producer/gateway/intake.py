@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -102,7 +103,7 @@ class Intake:
 
     def admit(self, wish: Wish) -> AbstractAsyncContextManager[Grant]:
         """Return a context in which the request may be taken; raises as :meth:`Admission.admit`."""
-        return self._admission.admit(wish.tenant, wish.lane)
+        return self._admission.admit(wish.tenant, wish.lane, partial(self._is_known, wish))
 
     def take(self, entries: Iterable[Entry], wish: Wish, grant: Grant, *, max_images: int) -> Accepted:
         """Accept the images, all or, where the wish says so, those that are not refused.
@@ -227,6 +228,12 @@ class Intake:
         ]
         fingerprint = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         return Claim(wish.tenant or "", wish.key, fingerprint, submission.submission_id)
+
+    def _is_known(self, wish: Wish) -> bool:
+        if wish.key is None:
+            return False
+        with self._core.database.read() as connection:
+            return idempotency.find(connection, wish.tenant or "", wish.key) is not None
 
     def _earlier(self, claim: Claim, rejected: list[Rejection]) -> Accepted | None:
         """Return what the key stands for already, or None where it is new."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,10 +14,7 @@ import httpx2
 import psutil
 import pytest
 import redis
-from limits import RateLimitItem
 
-from alexq.stack.broker import EmbeddedBroker
-from alexq_producer.gateway.rate import PAUSE_S, Rate, parse_rate
 from alexq_schema.db import queries
 from alexq_schema.db.session import Database
 from alexq_schema.names import QUEUE_CLASSIFY
@@ -180,60 +176,6 @@ def test_nobody_waits_for_a_redis_that_is_away(gateway: GatewayProcess, broker_u
     with redis.Redis.from_url(broker_url) as broker:  # they go out when it is back
         eventually(lambda: broker.llen(QUEUE_CLASSIFY) > 0, 60, what="the messages go out")
     assert (ready.status_code, ready.json()["broker"]) == (200, "unavailable")
-
-
-def post_one(gateway: GatewayProcess) -> int:
-    with gateway.client() as client:
-        return client.post("/v1/jobs", content=PHOTOGRAPH, headers=JPEG).status_code
-
-
-def test_a_rate_lets_everyone_in_while_redis_is_away(settings: Settings, tmp_path: Path) -> None:
-    """Frozen, then killed, then back: then it counts again."""
-    server = EmbeddedBroker.configure(tmp_path / "broker")
-    process = subprocess.Popen(server.argv, stdout=subprocess.DEVNULL)
-    settings = settings.model_copy(update={"gateway_rate": "3/hour", "broker_url": server.url})
-    log = tmp_path / "gateway.log"
-    try:
-        eventually(server.is_ready, what="the broker answers")
-        with running_gateway(settings, log) as gateway, ThreadPoolExecutor(20) as threads:
-            assert [post_one(gateway) for _ in range(3)] == [202] * 3
-            with stopped_server(server.url):
-                assert list(threads.map(lambda _: post_one(gateway), range(60))) == [202] * 60
-            process.kill()
-            process.wait(10)
-            assert list(threads.map(lambda _: post_one(gateway), range(60))) == [202] * 60
-            assert log.read_text().count("ALEXQ_GATEWAY_RATE is not enforced") == 1
-            process = subprocess.Popen(server.argv, stdout=subprocess.DEVNULL)
-            eventually(lambda: post_one(gateway) == 429, 60, every_s=0.5, what="it counts again")
-    finally:
-        process.kill()
-        process.wait(10)
-
-
-def test_who_asks_a_frozen_redis_is_one_at_a_time(broker_url: str) -> None:
-    """The first find out together; of those who come later one asks, when the pause is over."""
-    now_s = 1_000.0
-    asked: list[str] = []
-    rate = Rate(parse_rate("100/hour"), broker_url, clock=lambda: now_s)
-    hit = rate._counter.hit
-
-    def counted(limit: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        asked.append(identifiers[0])
-        return hit(limit, *identifiers, cost=cost)
-
-    rate._counter.hit = counted  # type: ignore[method-assign]
-    with stopped_server(broker_url), ThreadPoolExecutor(20) as threads:
-        rate.enter("the first")
-        list(threads.map(rate.enter, ["in the pause"] * 100))
-        now_s += PAUSE_S
-        list(threads.map(rate.enter, ["after it"] * 100))
-    assert asked == ["the first", "after it"]
-
-    now_s += PAUSE_S
-    rate.enter("when it is back")
-    rate.enter("and again")
-    rate.close()
-    assert asked[2:] == ["when it is back", "and again"]
 
 
 def test_nothing_is_accepted_while_the_database_is_away(gateway: GatewayProcess) -> None:

@@ -25,9 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from alexq_schema.errors import RateLimitedError, SettingsError
-
-KEY_PREFIX: Final = "alexq:rate"
-"""Redis strings ``alexq:rate:<tenant>/<limit>``: images in this window; they expire with it."""
+from alexq_schema.names import KEY_RATE
 
 TIMEOUT_S: Final = 0.15
 """How long a request waits for Redis."""
@@ -69,7 +67,7 @@ class Rate:
         self._limits = limits
         self._storage = RedisStorage(
             broker_url,
-            key_prefix=KEY_PREFIX,
+            key_prefix=KEY_RATE,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]  # handed on to redis

@@ -12,7 +12,16 @@ from alexq_schema.settings import Settings
 
 _WORKER_NEEDS: Final = ("torch", "torchvision", "PIL", "numpy", "safetensors", "structlog")
 _MONITOR_NEEDS: Final = ("flower", "PIL")
-_GATEWAY_NEEDS: Final = ("fastapi", "uvicorn", "httptools", "multipart", "standardwebhooks", "stream_unzip")
+_GATEWAY_NEEDS: Final = (
+    "fastapi",
+    "httptools",
+    "limits",
+    "multipart",
+    "prometheus_client",
+    "standardwebhooks",
+    "stream_unzip",
+    "uvicorn",
+)
 
 
 def environment(settings: Settings) -> dict[str, str]:

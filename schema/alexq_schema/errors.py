@@ -36,6 +36,10 @@
         │   │   └── DatabaseFullError      SQLite's disk is full, failing or read-only
         │   ├── ImageStoreError
         │   └── OutwardUnavailableError    the server of a URL that somebody gave
+        ├── ThrottledError             not now: the same request may be taken later
+        │   ├── RateLimitedError           the tenant has handed in as many images as it may in this time
+        │   ├── QuotaExceededError         the tenant has as much unfinished as it may have
+        │   └── QueueFullError             what waits already would take too long
         ├── RequestTimeoutError        a request's body came too slowly
         ├── IdempotencyKeyBusyError    the first request with this key is still being served
         ├── ImageLostError             the store no longer has, or has damaged, an accepted image
@@ -287,6 +291,36 @@ class OutwardUnavailableError(UnavailableError):
     """The server of a URL that somebody gave does not answer, or not in time."""
 
     code = "outward_unavailable"
+
+
+class ThrottledError(FailedError):
+    """The gateway does not take this now."""
+
+    code = "throttled"
+    is_retryable = True
+
+    def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+        """When it may be worth another try, in seconds."""
+
+
+class RateLimitedError(ThrottledError):
+    """The tenant has handed in as many images as ``ALEXQ_GATEWAY_RATE`` allows in this time."""
+
+    code = "rate_limited"
+
+
+class QuotaExceededError(ThrottledError):
+    """The tenant has as many unfinished jobs, or bytes of their images, as it may have."""
+
+    code = "quota_exceeded"
+
+
+class QueueFullError(ThrottledError):
+    """The jobs that wait already would take longer than ``ALEXQ_MAX_DRAIN_S``."""
+
+    code = "queue_full"
 
 
 class RequestTimeoutError(FailedError):

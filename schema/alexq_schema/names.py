@@ -45,6 +45,9 @@ QUEUE_WEBHOOKS: Final = "alexq.webhooks"
 KEY_QUEUE_EPOCH: Final = "alexq:queue:epoch"
 """String without expiry, known to the database too: gone or other, Redis has lost its data."""
 
+KEY_RATE: Final = "alexq:rate"
+"""Prefix of strings ``alexq:rate:…/<tenant>/<limit>`` that expire: a tenant's images in this window."""
+
 Precision = Literal["fp32", "bf16", "fp16"]
 """In what arithmetic a model is served: ``fp32`` is the reference; ``fp16`` is for CUDA devices."""
 

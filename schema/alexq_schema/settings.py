@@ -109,6 +109,14 @@ class Settings(BaseSettings):
     """Bytes of one upload of many images over HTTP, packed or unpacked."""
     max_submission_images: int = Field(default=10_000, ge=1, le=100_000)
     """Images of one upload over HTTP."""
+    gateway_rate: str = ""
+    """Images of one tenant over HTTP in a time: ``200/second;10000/minute``; empty: any number."""
+    max_queued_jobs_per_tenant: int = Field(default=0, ge=0)
+    """Unfinished jobs of one tenant, at most, for more to be accepted over HTTP; 0: any number."""
+    max_queued_bytes_per_tenant: int = Field(default=0, ge=0)
+    """Bytes of their images; 0: any number."""
+    max_drain_s: float = Field(default=0.0, ge=0)
+    """Estimated time for what waits above which nothing more is accepted over HTTP; 0: none."""
     dashboard_url: str = Field(default="", pattern=r"^(https?://.*)?$")
     """Where people reach the Flower dashboard; the gateway's page links there."""
 

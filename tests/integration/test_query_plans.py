@@ -9,24 +9,30 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
 from alexq_schema.db import (
+    accept,
+    backlog,
     dashboard,
     deliveries,
     delivery_waking,
     jobs,
     minutes,
+    pages,
     publishing,
     queries,
     retention,
     search,
     tallies,
 )
+from alexq_schema.db.accept import NewJob, NewSubmission
 from alexq_schema.db.deliveries import Notice
+from alexq_schema.db.pages import JobFilter, Place
 from alexq_schema.db.search import JobSearch
 from alexq_schema.db.session import Database
 from alexq_schema.ids import new_id
@@ -38,6 +44,11 @@ from benchmarks.scale.load import insert_ended
 from tests.helpers.system import System, success
 from tests.helpers.webhooks import finish_one, make_due, register
 
+OF_JOBS = re.compile(
+    r"(UPDATE|DELETE FROM|SELECT .*\sFROM) (submissions JOIN (LATERAL \(SELECT )?)?"
+    r"(jobs|webhook_deliveries)\b",
+    re.DOTALL,
+)
 BY_ID = {"jobs_pkey", "sqlite_autoindex_jobs_1"}
 
 
@@ -56,7 +67,7 @@ def count(database: Database) -> None:
     """Let PostgreSQL know how many rows there are of which kind; SQLite's planner does not ask."""
     if database.engine.dialect.name == "postgresql":
         with database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.exec_driver_sql("ANALYZE jobs")
+            connection.exec_driver_sql("ANALYZE jobs, submissions")
 
 
 @contextmanager
@@ -66,9 +77,7 @@ def plans(database: Database) -> Iterator[list[str]]:
     is_sqlite = database.engine.dialect.name == "sqlite"
 
     def note(_conn: object, cursor: Any, statement: str, parameters: Any, _: object, is_many: bool) -> None:
-        if re.search(
-            r"^(UPDATE|DELETE FROM|SELECT .*\sFROM) (jobs|webhook_deliveries)\b", statement, re.DOTALL
-        ):
+        if OF_JOBS.match(statement):
             asked = parameters[0] if is_many else parameters
             cursor.execute(f"EXPLAIN {'QUERY PLAN ' if is_sqlite else ''}{statement}", asked)
             noted.append("\n".join(str(row[3 if is_sqlite else 0]) for row in cursor.fetchall()))
@@ -103,6 +112,17 @@ def read(system: System) -> None:
     with system.database.read() as connection:
         queries.finished(connection, job_ids)
         queries.by_id(connection, job_ids)
+
+
+def estimate(system: System) -> None:
+    with system.database.read() as connection:
+        found = backlog.queues(connection)
+    assert found[Lane.BULK].jobs >= 2_000
+
+
+def measure_usage(system: System) -> None:
+    with system.database.read() as connection:
+        assert backlog.usage_by_tenant(connection)[None].jobs >= 2_000
 
 
 def list_ended(system: System) -> None:
@@ -224,6 +244,8 @@ def search_for(**wanted: Any) -> Callable[[System], None]:
         (search_for(state=JobState.SUCCEEDED, min_probability=0.9), "ix_jobs_ended"),
         (search_for(label="yesterday", tenant="shop"), "ix_jobs_labelled"),
         (search_for(submission_id=new_id(), state=JobState.FAILED), "ix_jobs_in_submission"),
+        (estimate, "ix_jobs_unclaimed"),
+        (measure_usage, "ix_jobs_unclaimed"),
     ],
     ids=[
         *("serve", "read", "cancel", "redrive", "list", "label", "publish", "silent", "expire", "delete"),
@@ -241,6 +263,7 @@ def search_for(**wanted: Any) -> Callable[[System], None]:
             "running",
         ),
         *("search dead", "sure", "label of a tenant", "failed of a submission"),
+        *("estimate", "usage"),
     ],
 )
 def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
@@ -251,7 +274,9 @@ def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
         count(system.database)
     expected = BY_ID | ({index} if index else set())
     if index == "ix_jobs_unclaimed":
-        expected |= {"ix_jobs_running"}  # what overtook whom
+        expected |= {"ix_jobs_running"}  # what overtook whom, what is unfinished
+    if act is estimate:
+        expected |= {"ix_jobs_finished"}
 
     with plans(system.database) as noted:
         act(system)
@@ -261,6 +286,34 @@ def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
         assert ways(plan) <= expected, plan
     if index and "sqlite" in str(system.database.engine.url):
         assert any(index in ways(plan) for plan in noted), "\n\n".join(noted)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        JobFilter(),
+        JobFilter(state=JobState.QUEUED),
+        JobFilter(state=JobState.SUCCEEDED, label="tabby"),
+        JobFilter(created_after=datetime(2026, 1, 1, tzinfo=UTC)),
+    ],
+    ids=["all", "queued", "label", "time"],
+)
+def test_a_tenants_list_reads_its_own_jobs_only(system: System, wanted: JobFilter) -> None:
+    with system.database.begin() as connection:
+        others = [NewSubmission(new_id(), [], Lane.BULK, tenant=f"t{number % 50}") for number in range(3_000)]
+        mine = [NewSubmission(new_id(), [NewJob(new_id(), "", "a" * 64, 3)], Lane.BULK, tenant="shop")]
+        accept.add(connection, [*others, *mine])
+    count(system.database)
+
+    with plans(system.database) as noted, system.database.read() as connection:
+        page = pages.jobs(connection, "shop", wanted, after=None, limit=50)
+        pages.jobs(connection, "shop", wanted, after=Place(new_id(), new_id()), limit=50)
+
+    assert len(page) == (wanted.label is None)
+    assert len(noted) == 2
+    for plan in noted:
+        assert ways(plan) == {"ix_jobs_in_submission"}, plan
+        assert "ix_submissions_tenant" in plan, plan
 
 
 def test_the_sweeper_reads_a_range_of_the_waiting_jobs(sqlite_url: str) -> None:

@@ -23,12 +23,15 @@ from alexq_producer.gateway import (
     submissions,
     webhooks,
 )
+from alexq_producer.gateway.admission import Admission
 from alexq_producer.gateway.auth import Gate, require_bindable
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.direct import Direct
-from alexq_producer.gateway.intake import Intake, KeysInUse
+from alexq_producer.gateway.intake import Intake
+from alexq_producer.gateway.metrics import Measured, Metrics
 from alexq_producer.gateway.problems import Problem
 from alexq_producer.gateway.protocol import PatientHttpProtocol
+from alexq_producer.gateway.repetition import KeysInUse
 from alexq_producer.gateway.state import Shared
 from alexq_producer.gateway.tensors import InferRequest
 from alexq_schema import migrations
@@ -49,14 +52,15 @@ def create_app(core: Core) -> FastAPI:
     """Return the application; it closes ``core`` when it ends.
 
     Raises:
-        SettingsError: a host in ``ALEXQ_IMAGE_URL_HOSTS`` is malformed.
+        SettingsError: ``ALEXQ_GATEWAY_RATE`` or a host in ``ALEXQ_IMAGE_URL_HOSTS`` is malformed.
     """
-
-    intake = Intake(core)
+    metrics = Metrics()
+    admission = Admission(core, metrics)
+    intake = Intake(core, admission, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with closing(intake):
+        with closing(admission), closing(intake):
             async with core.running():
                 yield
 
@@ -70,6 +74,7 @@ def create_app(core: Core) -> FastAPI:
         responses=problems.RESPONSES,
         redirect_slashes=False,
     )
+    app.state.metrics = metrics
     app.state.shared = Shared(core, intake, KeysInUse())
     app.state.gate = Gate(core, is_loopback=is_loopback(core.settings.gateway_address))
     problems.install(app)
@@ -117,8 +122,9 @@ def serve(settings: Settings) -> None:
     migrations.require_usable(settings.database_url)
     core = Core(settings)
     require_bindable(core)
+    app = create_app(core)
     config = uvicorn.Config(
-        Direct(create_app(core), jobs.submit_image),
+        Measured(Direct(app), app.state.metrics),
         host=settings.gateway_address,
         port=settings.gateway_port,
         loop="asyncio",  # uvloop has no bound on what it reads at a time

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError
 from starlette.types import Receive, Scope, Send
 
@@ -41,21 +42,27 @@ class JobOptions(BaseModel):
 _DEFAULTS: Final = JobOptions()
 
 Endpoint = Callable[[Request, Caller, float | None, JobOptions, str | None], Awaitable[Response]]
+"""The function of the operation."""
 
 
 class Direct:
     """An ASGI application that answers ``POST /v1/jobs`` itself and leaves the rest to ``app``."""
 
-    def __init__(self, app: FastAPI, submit_image: Endpoint) -> None:
+    def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._submit_image = submit_image
+        [self._route] = [
+            route
+            for route in app.routes
+            if isinstance(route, APIRoute) and (route.path, route.methods) == ("/v1/jobs", {"POST"})
+        ]
+        self._submit_image: Endpoint = self._route.endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http" or scope["path"] != "/v1/jobs" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        scope["app"] = self._app
+        scope["app"], scope["route"] = self._app, self._route
         request = Request(scope, receive)
         try:
             response = await self._answer(request)

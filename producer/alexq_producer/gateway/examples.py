@@ -147,7 +147,13 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
 }
 """By operation and media type; what is not there and is binary is a file."""
 
-ANSWERS: Final[dict[str, dict[str, BaseModel]]] = {
+_METRICS: Final = """\
+# HELP alexq_gateway_images_accepted_total Images that became jobs.
+# TYPE alexq_gateway_images_accepted_total counter
+alexq_gateway_images_accepted_total{lane="interactive"} 311.0
+"""
+
+ANSWERS: Final[dict[str, dict[str, BaseModel | str]]] = {
     "submit_image": {"202": _QUEUED, "200": _SUCCEEDED},
     "list_jobs": {"200": resources.JobPage(jobs=[_SUCCEEDED], next_cursor=UUID(_JOB).hex)},
     "show_job": {"200": _SUCCEEDED},
@@ -174,6 +180,7 @@ ANSWERS: Final[dict[str, dict[str, BaseModel]]] = {
     "list_models": {"200": resources.Models(models=[resources.Model(**_MODEL.model_dump(), workers=2)])},
     "health": {"200": resources.Health(status="ok")},
     "readiness": {"200": resources.Readiness(status="ok", database="ok", broker="ok")},
+    "metrics": {"200": _METRICS},
     "server_metadata": {
         "200": kserve.ServerMetadata(name="alexq", version="0.1.0", extensions=kserve.EXTENSIONS)
     },
@@ -220,6 +227,7 @@ ERRORS: Final[dict[str, AlexqError]] = {
         "a gateway without API keys answers only this machine, as localhost, not 'rebound.example'"
     ),
     "readiness": _NO_DATABASE,
+    "metrics": _NO_KEY,
     "server_metadata": _NO_DATABASE,
     "server_live": _NO_DATABASE,
     "server_ready": errors.ModelNotReadyError("no worker serves a model now"),
@@ -255,7 +263,8 @@ def _add_to(path: str, operation: dict[str, Any]) -> None:
             if kind == "application/octet-stream":
                 content["example"] = "(the JSON, then the outputs)"
             elif status in ANSWERS.get(name, {}):
-                content["example"] = ANSWERS[name][status].model_dump(mode="json")
+                answer = ANSWERS[name][status]
+                content["example"] = answer if isinstance(answer, str) else answer.model_dump(mode="json")
             elif status == "default" and name in ERRORS:
                 content["example"] = problems.told_of(ERRORS[name], _filled(path)).model_dump(
                     mode="json", exclude_defaults=True

@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import Depends, Header, Query
 from pydantic import AwareDatetime, BeforeValidator
 
+from alexq_schema.db.pages import Place
 from alexq_schema.errors import RequestError
 
 MAX_WAIT_S: Final = 60.0
@@ -75,5 +76,28 @@ def read_cursor(cursor: str | None) -> UUID | None:
     if cursor is None:
         return None
     if not re.fullmatch("[0-9a-f]{32}", cursor):
-        raise RequestError(f"cursor={cursor[:80]!r}: give a next_cursor, as it came")
+        raise _no_cursor(cursor)
     return UUID(cursor)
+
+
+def cursor_of_job(tenant: str | None, place: Place) -> str:
+    """Return the cursor of the page that follows a job in this tenant's list."""
+    in_submission = "" if tenant is None or place.submission_id is None else place.submission_id.hex
+    return in_submission + place.job_id.hex
+
+
+def read_job_cursor(tenant: str | None, cursor: str | None) -> Place | None:
+    """Return the job that a page of this tenant's list follows.
+
+    Raises:
+        RequestError: no page has this cursor.
+    """
+    if cursor is None:
+        return None
+    if not re.fullmatch("[0-9a-f]{32}" if tenant is None else "[0-9a-f]{64}", cursor):
+        raise _no_cursor(cursor)
+    return Place(None if tenant is None else UUID(cursor[:32]), UUID(cursor[-32:]))
+
+
+def _no_cursor(cursor: str) -> RequestError:
+    return RequestError(f"cursor={cursor[:80]!r}: give a next_cursor, as it came")

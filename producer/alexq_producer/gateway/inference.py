@@ -6,21 +6,22 @@ The protocol knows neither jobs nor partial answers; every image is a job all th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from typing import Annotated, BinaryIO, Final, cast
 from uuid import UUID
 
 from fastapi import Header, Request, Response
 
+from alexq_producer.gateway.admission import Grant
 from alexq_producer.gateway.auth import Caller, Submitting
 from alexq_producer.gateway.bodies import Body, PieceReader
 from alexq_producer.gateway.headers import MAX_WAIT_S, IdempotencyKey, WaitS
-from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.jobs import FRAME_BYTES
 from alexq_producer.gateway.state import shared
 from alexq_producer.gateway.tensors import InferRequest, InferResponse, outputs_of, read_request
 from alexq_producer.gateway.waiting import waiting_for
+from alexq_producer.gateway.wish import Accepted, Wish
 from alexq_schema.errors import (
     FailedError,
     JobStateError,
@@ -113,6 +114,14 @@ async def answer(request: Request, asked: Asked, name: str, version: str | None 
 
 
 async def _accept(request: Request, asked: Asked) -> tuple[InferRequest, Accepted]:
+    """Let the request in as one image: how many there are is known when its JSON is."""
+    _, intake, _ = shared(request)
+    wish = Wish(asked.caller.tenant, Lane.INTERACTIVE, None, skips_rejected=False, key=asked.key)
+    async with intake.admit(wish) as grant:
+        return await _take(request, asked, wish, grant)
+
+
+async def _take(request: Request, asked: Asked, one: Wish, grant: Grant) -> tuple[InferRequest, Accepted]:
     """Take the request in: what may be as large as many images as it comes, the rest once it is there."""
     core, intake, _ = shared(request)
     settings, body = core.settings, Body(request, core)
@@ -121,10 +130,12 @@ async def _accept(request: Request, asked: Asked) -> tuple[InferRequest, Accepte
     def take(stream: BinaryIO) -> tuple[InferRequest, Accepted]:
         text = stream.read(-1 if asked.header_bytes is None else asked.header_bytes)
         wanted = read_request(text, has_more=asked.header_bytes is not None)
-        lane = Lane.INTERACTIVE if wanted.count == 1 else Lane.BULK
-        wish = Wish(asked.caller.tenant, lane, None, skips_rejected=False, key=asked.key)
+        wish = one
+        if wanted.count > 1:
+            wish = replace(one, lane=Lane.BULK)
+            grant.move(wish.lane)
         images = wanted.images(stream, limit)
-        return wanted, intake.take(images, wish, max_images=settings.max_submission_images)
+        return wanted, intake.take(images, wish, grant, max_images=settings.max_submission_images)
 
     def too_large() -> RequestTooLargeError:
         return RequestTooLargeError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -14,15 +13,15 @@ from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.direct import JobOptions
 from alexq_producer.gateway.entries import Carrier, ImageReference, Remote, one_of
-from alexq_producer.gateway.headers import IdempotencyKey, Instant, WaitS, cursor_of, read_cursor
-from alexq_producer.gateway.intake import Accepted, Wish
+from alexq_producer.gateway.headers import IdempotencyKey, Instant, WaitS, cursor_of_job, read_job_cursor
 from alexq_producer.gateway.resources import JobPage
 from alexq_producer.gateway.state import shared
 from alexq_producer.gateway.waiting import waiting_for
+from alexq_producer.gateway.wish import Accepted, Wish
 from alexq_schema.db import jobs as job_table
 from alexq_schema.db import pages, queries
 from alexq_schema.db.deliveries import Notice
-from alexq_schema.db.pages import JobFilter
+from alexq_schema.db.pages import JobFilter, Place
 from alexq_schema.errors import ImageTooLargeError, JobNotFoundError, JobStateError, RequestError
 from alexq_schema.job import Job, JobState
 from alexq_schema.webhooks import Event
@@ -114,12 +113,14 @@ async def submit_image(
         entry = next(entries) if carrier is Carrier.JSON else None
         if isinstance(entry, Remote):
             return entry  # the pools for what is here are not for waiting
-        return intake.take(entries if entry is None else [entry], wish, max_images=1)
+        return intake.take(entries if entry is None else [entry], wish, grant, max_images=1)
 
-    with keys.hold(caller.tenant, key), await Body(request, core).whole(max_bytes, too_large) as file:
-        accepted = await (core.call_large(take) if carrier is Carrier.JSON else core.call(take))
-        if isinstance(accepted, Remote):
-            accepted = await core.call_slow(intake.take, [accepted], wish, max_images=1)
+    with keys.hold(caller.tenant, key):
+        async with intake.admit(wish) as grant:
+            with await Body(request, core).whole(max_bytes, too_large) as file:
+                accepted = await (core.call_large(take) if carrier is Carrier.JSON else core.call(take))
+            if isinstance(accepted, Remote):
+                accepted = await core.call_slow(intake.take, [accepted], wish, grant, max_images=1)
     [job] = accepted.jobs
     job = await _waited_for(core, job, wait_s)
     headers = _headers(job, wait_s)
@@ -183,9 +184,12 @@ async def list_jobs(
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
-    """List jobs that match every filter given, newest first, a page at a time."""
+    """List jobs that match every filter given, newest first, a page at a time.
+
+    With an API key: those of the newest submission first, of each the last image first.
+    """
     core, *_ = shared(request)
-    after = read_cursor(cursor)
+    after = read_job_cursor(caller.tenant, cursor)
     wanted = JobFilter(
         state,
         label,
@@ -195,18 +199,18 @@ async def list_jobs(
         created_before,
     )
 
-    def read() -> Sequence[Job]:
+    def read() -> tuple[list[Job], Place | None]:
         with core.database.read() as connection:
-            ids = pages.job_ids(connection, caller.tenant, wanted, after=after, limit=limit + 1)
-            return queries.by_id(connection, ids)
+            found = pages.jobs(connection, caller.tenant, wanted, after=after, limit=limit + 1)
+            shown = queries.by_id(connection, [place.job_id for place in found[:limit]])
+        return shown, found[limit - 1] if len(found) > limit else None
 
-    found = await core.call(read)
-    shown = found[:limit]
-    following = cursor_of(shown[-1].job_id) if len(found) > limit and shown[-1].job_id else None
+    shown, last = await core.call(read)
+    following = None if last is None else cursor_of_job(caller.tenant, last)
     if following:
         url = request.url.include_query_params(cursor=following)
         response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return JobPage(jobs=list(shown), next_cursor=following)
+    return JobPage(jobs=shown, next_cursor=following)
 
 
 def _model(text: str | None) -> tuple[str, str] | None:

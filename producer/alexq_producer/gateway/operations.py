@@ -1,16 +1,18 @@
-"""``/v1/models``, ``/healthz`` and ``/readyz``."""
+"""``/v1/models``, ``/healthz``, ``/readyz`` and ``/metrics``."""
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final
 
 import anyio
 import redis
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from sqlalchemy import text
 
 from alexq_producer.gateway.auth import Reading
 from alexq_producer.gateway.core import Core
+from alexq_producer.gateway.metrics import Metrics
 from alexq_producer.gateway.resources import Health, Model, Models, Readiness
 from alexq_producer.gateway.state import shared
 from alexq_schema.db import pages
@@ -56,6 +58,29 @@ async def readiness(request: Request) -> Readiness:
     with anyio.move_on_after(READY_WITHIN_S):
         broker = await core.call(_ask_broker, core)
     return Readiness(status="ok", database="ok", broker=broker)
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Metrics for Prometheus",
+    tags=["operation"],
+    response_class=Response,
+    responses={
+        HTTPStatus.OK: {
+            "description": "In the format that `Accept` prefers.",
+            "content": {
+                kind: {"schema": {"type": "string"}}
+                for kind in ("text/plain", "application/openmetrics-text")
+            },
+        }
+    },
+)
+async def metrics(request: Request, _caller: Reading) -> Response:
+    """Tell what this process has served, in the text format of Prometheus or in OpenMetrics."""
+    told: Metrics = request.app.state.metrics
+    content, media_type = told.exposed(request.headers.get("accept", ""))
+    return Response(content, media_type=media_type)
 
 
 def _ask_database(core: Core) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -51,6 +52,8 @@ _STATUS: Final[tuple[tuple[type[AlexqError], HTTPStatus], ...]] = (
     (errors.ImageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.OutwardRefusedError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.UsageError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (errors.QueueFullError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.ThrottledError, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.MigrationError, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.ModelNotReadyError, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -188,6 +191,8 @@ def told_of(error: AlexqError, path: str, *, inputs: Sequence[InputProblem] = ()
 def _headers(status: HTTPStatus, error: AlexqError) -> dict[str, str]:
     if status is HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": 'Bearer realm="alexq"'}
+    if isinstance(error, errors.ThrottledError):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         return {"Retry-After": str(UNAVAILABLE_RETRY_S)}
     if error.is_retryable:

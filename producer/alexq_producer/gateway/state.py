@@ -7,7 +7,8 @@ from typing import NamedTuple
 from fastapi import Request
 
 from alexq_producer.gateway.core import Core
-from alexq_producer.gateway.intake import Intake, KeysInUse
+from alexq_producer.gateway.intake import Intake
+from alexq_producer.gateway.repetition import KeysInUse
 
 
 class Shared(NamedTuple):

@@ -17,11 +17,11 @@ from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.direct import Deadline
 from alexq_producer.gateway.entries import ImageReference, many_of
 from alexq_producer.gateway.headers import IdempotencyKey, WebhookId, cursor_of, read_cursor
-from alexq_producer.gateway.intake import Accepted, Wish
 from alexq_producer.gateway.jobs import LOOK_AGAIN_S
 from alexq_producer.gateway.resources import AcceptedSubmission, RejectedInput, Submission, SubmissionPage
 from alexq_producer.gateway.state import shared
 from alexq_producer.gateway.waiting import waiting_for
+from alexq_producer.gateway.wish import Accepted, Wish
 from alexq_schema.db import jobs as job_table
 from alexq_schema.db import pages, queries
 from alexq_schema.db.deliveries import Notice
@@ -120,11 +120,12 @@ async def submit_images(
             max_image_bytes=settings.max_image_bytes,
             max_bytes=settings.max_submission_bytes,
         )
-        return intake.take(entries, wish, max_images=settings.max_submission_images)
+        return intake.take(entries, wish, grant, max_images=settings.max_submission_images)
 
-    body = Body(request, core).blocks(settings.max_submission_bytes, too_large)
-    with keys.hold(caller.tenant, key), body as blocks:
-        accepted = await core.call_slow(take, blocks)
+    with keys.hold(caller.tenant, key):
+        async with intake.admit(wish) as grant:
+            with Body(request, core).blocks(settings.max_submission_bytes, too_large) as blocks:
+                accepted = await core.call_slow(take, blocks)
     if accepted.is_replay:
         response.headers["Idempotent-Replayed"] = "true"
     if accepted.submission_id is None:

@@ -52,7 +52,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "replay_deliveries": {"application/json": {"since": "2026-11-24T00:00:00Z"}},
 }
 
-ANSWERS: Final[dict[str, dict[str, BaseModel]]] = {
+ANSWERS: Final[dict[str, dict[str, BaseModel | str]]] = {
     "add_webhook": {"201": _SECRET},
     "list_webhooks": {"200": WebhookPage(webhooks=[_WEBHOOK], next_cursor=None)},
     "show_webhook": {"200": _WEBHOOK},

@@ -1,7 +1,9 @@
 """What the HTTP gateway reads: one tenant's jobs and submissions, page by page.
 
-A page begins after the last id of the one before (keyset), so that a late page costs no more than the first
+A page begins after the last row of the one before (keyset), so that a late page costs no more than the first
 and rows that come meanwhile shift nothing. ``tenant`` None stands for a gateway without API keys: everything.
+
+A tenant's jobs are reached through its submissions, so that others' cost nothing, however many they are.
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select, true
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, join, or_, select, true
 
 from alexq_schema.db import tallies
 from alexq_schema.db.clock import db_now
-from alexq_schema.db.rows import among, is_in
+from alexq_schema.db.rows import among, is_in, is_still_in, unindexed
 from alexq_schema.db.tables import Job, ModelVersion, Submission, Worker
 from alexq_schema.db.tallies import Handed, Tally
 from alexq_schema.job import JobState, ModelRef
@@ -33,13 +36,17 @@ class JobFilter:
     created_after: datetime | None = None
     created_before: datetime | None = None
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """Return what a job's row must fulfil."""
+    def conditions(self, *, finds: bool) -> list[ColumnElement[bool]]:
+        """Return what a job's row must fulfil.
+
+        Args:
+            finds: whether rows may be found by their state or label; else they are found in another way.
+        """
         wanted: list[ColumnElement[bool]] = []
         if self.state is not None:
-            wanted.append(is_in(self.state))
+            wanted.append(is_in(self.state) if finds else is_still_in(self.state))
         if self.label is not None:
-            wanted.append(Job.label == self.label)
+            wanted.append((Job.label if finds else unindexed(Job.label)) == self.label)
         if self.model is not None:
             name, version = self.model
             models = select(ModelVersion.id).where(ModelVersion.name == name, ModelVersion.version == version)
@@ -53,6 +60,13 @@ class JobFilter:
         return wanted
 
 
+class Place(NamedTuple):
+    """Where a job stands in a list."""
+
+    submission_id: UUID | None
+    job_id: UUID
+
+
 def _is_theirs(tenant: str | None) -> ColumnElement[bool]:
     """Return the condition on a job that it is this tenant's: that its submission is."""
     if tenant is None:
@@ -61,14 +75,55 @@ def _is_theirs(tenant: str | None) -> ColumnElement[bool]:
     return owner.scalar_subquery() == tenant
 
 
-def job_ids(
-    connection: Connection, tenant: str | None, wanted: JobFilter, *, after: UUID | None, limit: int
-) -> list[UUID]:
-    """Return ids of jobs, newest first, that match; of the page that follows the job ``after``."""
-    statement = select(Job.id).where(_is_theirs(tenant), *wanted.conditions())
+def jobs(
+    connection: Connection, tenant: str | None, wanted: JobFilter, *, after: Place | None, limit: int
+) -> list[Place]:
+    """Return the jobs that match, of the page that follows ``after``.
+
+    Newest first; a tenant's: those of its newest submission first, and of each the last first.
+    """
+    if tenant is not None:
+        statement = _of_tenant(connection.dialect.name, tenant, wanted, after, limit)
+    else:
+        statement = select(Job.submission_id, Job.id).where(*wanted.conditions(finds=True))
+        if after is not None:
+            statement = statement.where(Job.id < after.job_id)
+        statement = statement.order_by(Job.id.desc()).limit(limit)
+    return [Place(*row) for row in connection.execute(statement)]
+
+
+def _of_tenant(
+    dialect: str, tenant: str, wanted: JobFilter, after: Place | None, limit: int
+) -> Select[UUID | None, UUID]:
+    """Return the statement that goes through a tenant's submissions, and through the jobs of each."""
+    conditions = wanted.conditions(finds=False)
+    is_later: ColumnElement[bool] = true()
     if after is not None:
-        statement = statement.where(Job.id < after)
-    return list(connection.execute(statement.order_by(Job.id.desc()).limit(limit)).scalars())
+        is_later = Submission.id <= after.submission_id
+        conditions.append(or_(Submission.id < after.submission_id, Job.id < after.job_id))
+    if dialect == "sqlite":
+        job_id: ColumnElement[UUID] = Job.id.expression
+        both = join(Submission, Job, and_(Job.submission_id == Submission.id, *conditions))
+    else:
+        # PostgreSQL would scan all jobs where it thinks that a submission has many of them. In this form
+        # there is one way only: the end of a range of the index that has this order.
+        its_jobs = (
+            select(Job.id)
+            .where(Job.submission_id >= Submission.id, Job.submission_id <= Submission.id, *conditions)
+            .order_by(Job.submission_id.desc(), Job.id.desc())
+            .limit(limit)
+            .correlate(Submission)
+            .lateral()
+        )
+        job_id = its_jobs.c.id
+        both = join(Submission, its_jobs, true())
+    return (
+        select(Submission.id, job_id)
+        .select_from(both)
+        .where(Submission.tenant == tenant, is_later)
+        .order_by(Submission.id.desc(), job_id.desc())
+        .limit(limit)
+    )
 
 
 def visible_jobs(connection: Connection, tenant: str | None, job_ids: Sequence[UUID]) -> set[UUID]:

@@ -47,13 +47,18 @@ def is_in(state: JobState) -> ColumnElement[bool]:
     return and_(is_it, IS_ENDED) if state.is_terminal else is_it
 
 
-def is_still_in(state: JobState) -> ColumnElement[bool]:
-    """Return whether a job that is found by its id is in ``state``.
+def unindexed(column: Any) -> ColumnElement[str]:
+    """Return a column of text as an expression, so that no index of it serves: rows are found in another way.
 
-    An expression, so that no index of that state's rows serves instead of the id: PostgreSQL's counts are
-    old, and it may believe that there are hardly any.
+    PostgreSQL's counts are old, and it may believe that there are hardly any rows of this kind.
     """
-    return Job.state.concat(literal_column("''", String)) == literal_state(state)
+    expression: ColumnElement[str] = column.concat(literal_column("''", String))
+    return expression
+
+
+def is_still_in(state: JobState) -> ColumnElement[bool]:
+    """Return whether a job that is found by its id is in ``state``."""
+    return unindexed(Job.state) == literal_state(state)
 
 
 IS_QUEUED = is_in(JobState.QUEUED)

@@ -1,0 +1,45 @@
+"""What a request with images asks for, and what becomes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from alexq_producer.gateway.entries import Reference, Remote
+from alexq_producer.submission import Rejection
+from alexq_schema.db.accept import NewJob
+from alexq_schema.db.deliveries import Notice
+from alexq_schema.job import Job
+from alexq_schema.names import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a request wants its images treated."""
+
+    tenant: str | None
+    lane: Lane
+    deadline_s: float | None
+    skips_rejected: bool
+    """Whether images that are refused are listed, the others accepted."""
+    key: str | None
+    """The ``Idempotency-Key``."""
+    notice: Notice | None = None
+    """Which webhook is told when all has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a request's images."""
+
+    submission_id: UUID | None
+    """None where all were refused, and listed."""
+    jobs: list[Job]
+    """As they were when accepted, or, for a repeated request, as they are."""
+    rejected: list[Rejection]
+    is_replay: bool = False
+    """The key stood for this submission already."""
+
+
+Item = NewJob | Reference | Remote | Rejection
+"""What has become of an entry; references are still to be looked up, and what is remote not fetched."""

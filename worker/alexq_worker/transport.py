@@ -213,7 +213,10 @@ class Channel(redis.Channel):
         was_woken, self._is_queue_empty = self._is_queue_empty, False
         messages = self._answer("BLMOVE" if was_woken else "EVAL", options)
         if was_woken:
-            raise Empty
+            self._brpop_start()  # at once: a round of the event loop later is a third of a millisecond later
+            if self._in_poll is None:
+                raise Empty
+            messages = self._answer("EVAL", options)
         self._is_queue_empty = not messages
         for number, text in enumerate(messages):
             self._hand_out(f"{self._taking}:{number}", text)

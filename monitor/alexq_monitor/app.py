@@ -10,16 +10,15 @@ from typing import Any
 
 from celery import Celery
 from flower.app import Flower
-from flower.command import apply_env_options, extract_settings, setup_logging
+from flower.command import apply_env_options, extract_settings
 from flower.options import options
 from flower.urls import settings as tornado_settings
-from tornado.log import enable_pretty_logging
 
 from alexq_schema.errors import SettingsError
 from alexq_schema.names import QUEUE_CLASSIFY
 from alexq_schema.settings import Settings
 
-log = logging.getLogger("alexq_monitor")
+log = logging.getLogger("alexq.monitor")
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -80,8 +79,7 @@ def build(settings: Settings) -> Flower:
     options.persistent = False
     require_protection(options.address, has_auth=bool(options.basic_auth or options.auth))
     extract_settings()
-    enable_pretty_logging()
-    setup_logging()
+    logging.getLogger("tornado.access").propagate = False  # what fails, tornado.application tells
     return Flower(capp=celery_app(settings), options=options, **tornado_settings)
 
 

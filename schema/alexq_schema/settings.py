@@ -30,6 +30,10 @@ def default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("alexq"))
 
 
+LogFormat = Literal["console", "json"]
+"""Log lines for people, or for machines."""
+
+
 class Settings(BaseSettings):
     """All settings. Seconds and bytes everywhere."""
 
@@ -114,7 +118,7 @@ class Settings(BaseSettings):
     api_key: str = Field(default="", repr=False)
     """The key that it sends."""
 
-    log_format: Literal["console", "json"] = "console"
+    log_format: LogFormat = "console"
 
     @model_validator(mode="before")
     @classmethod

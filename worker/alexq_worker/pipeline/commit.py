@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from alexq_schema.errors import DeadlineError
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, PredictionWriter, Succeeded
+from alexq_schema.work import Crashed, Errored, Failed, Late, Outcome, PredictionWriter, Succeeded
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.ports import JobTable
 
@@ -18,10 +19,12 @@ from alexq_worker.pipeline.ports import JobTable
 class BatchReport:
     """One batch that went through the model."""
 
+    batch_id: int
+    """Its number among this worker's."""
     size: int
     """Images."""
-    decode_s: float
-    """Summed over the images."""
+    decode_s: Sequence[float]
+    """Of each image."""
     forward_s: float
 
 
@@ -30,7 +33,7 @@ class CommitReport:
     """One transaction: every batch, and every input at fault, that was finished by then."""
 
     batches: tuple[BatchReport, ...]
-    claims: tuple[Claim, ...]
+    outcomes: Sequence[Outcome]
     failed: Mapping[str, int]
     """How often each error code occurred: inputs at fault, and errors of ours."""
     fenced: int
@@ -63,6 +66,7 @@ class CommitStage:
         self._predictions = PredictionWriter(labels)
         self._finished = finished
         self._on_committed = on_committed
+        self._batch_ids = itertools.count(1)
 
     def run(self) -> None:
         """Commit until the engine's thread says that nothing more comes."""
@@ -90,13 +94,18 @@ class CommitStage:
         )
         assert committed is not None
         commit_s = self._flow.clock() - started
-        forwarded = [part for part in done if isinstance(part, Forwarded)]
         report = CommitReport(
             batches=tuple(
-                BatchReport(len(part.items), sum(item.decode_s for item in part.items), part.forward_s)
-                for part in forwarded
+                BatchReport(
+                    next(self._batch_ids),
+                    len(part.items),
+                    [item.decode_s for item in part.items],
+                    part.forward_s,
+                )
+                for part in done
+                if isinstance(part, Forwarded)
             ),
-            claims=tuple(item.claim for item, _ in pairs),
+            outcomes=outcomes,
             failed=Counter(_code(o) for o in outcomes if not isinstance(o, Succeeded)),
             fenced=committed.fenced,
             commit_s=commit_s,

@@ -1,0 +1,53 @@
+"""What is told of each commit: to those who wait and to the log."""
+
+from __future__ import annotations
+
+import logging
+
+from alexq_schema.work import Crashed, Errored
+from alexq_worker.lifecycle import Notifier
+from alexq_worker.pipeline.commit import CommitReport
+
+log = logging.getLogger("alexq.batch")
+
+
+class Reporting:
+    """Belongs to the committer's thread."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+
+    def committed(self, report: CommitReport) -> None:
+        """Announce what is finished, in one message for each producer, and log a line for each batch.
+
+        An attempt that ended in an error of ours has a line of its own; inputs at fault are only counted.
+        """
+        claims = [outcome.claim for outcome in report.outcomes]
+        self._notifier.announce((claim.submission_id, claim.job_id) for claim in claims)
+        for batch in report.batches:
+            log.info(
+                "batch",
+                extra={
+                    "batch_id": batch.batch_id,
+                    "size": batch.size,
+                    "decode_s": round(sum(batch.decode_s), 4),
+                    "forward_s": round(batch.forward_s, 4),
+                    "commit_s": round(report.commit_s, 4),
+                    "fenced": report.fenced,
+                    "in_flight": report.in_flight,
+                },
+            )
+        if report.failed:
+            log.info("failed", extra={"codes": dict(report.failed)})
+        for outcome in report.outcomes:
+            if isinstance(outcome, Errored | Crashed):
+                log.warning(
+                    "an attempt failed: %s",
+                    outcome.detail,
+                    extra={
+                        "code": outcome.code,
+                        "job_id": outcome.claim.job_id,
+                        "submission_id": outcome.claim.submission_id,
+                        "attempt": outcome.claim.attempt,
+                    },
+                )

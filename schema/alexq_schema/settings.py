@@ -118,6 +118,10 @@ class Settings(BaseSettings):
     api_key: str = Field(default="", repr=False)
     """The key that it sends."""
 
+    metrics_address: str = "127.0.0.1"
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of a worker's metrics; 0: none. Gateway and dashboard have theirs on their own ports."""
+
     log_format: LogFormat = "console"
 
     @model_validator(mode="before")

@@ -38,6 +38,7 @@ from alexq_worker.intake import Intake
 from alexq_worker.isolation.messages import Setup
 from alexq_worker.isolation.parent import IsolatedEngine
 from alexq_worker.lifecycle import Heartbeat, Notifier, Repeating
+from alexq_worker.metrics import Metrics
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pool import Pool
 from alexq_worker.refusals import Refusals
@@ -82,6 +83,8 @@ class Process:
             DatabaseUnavailableError, MigrationError, ModelError, DeviceError, SettingsError: says what to do.
         """
         self.settings = settings
+        metrics = Metrics()
+        metrics.listen(settings.metrics_address, settings.metrics_port)
         migrations.require_usable(settings.database_url)
         version = ModelStore(settings.models_dir).resolve(settings.model)
         self.engine = Engine.load(
@@ -116,7 +119,7 @@ class Process:
             timeout_s=settings.isolation_timeout_s,
         )
         self.notifier = Notifier(client)
-        reporting = Reporting(self.notifier)
+        reporting = Reporting(self.notifier, metrics)
         intake = Intake()
         self.pipeline = Pipeline(
             table=SqlJobTable(
@@ -137,6 +140,7 @@ class Process:
             on_room=intake.wake,
             on_fatal=self._broke,
         )
+        metrics.describe(self.worker_id, self.engine, self.pipeline)
         self.messages = 2 * self.pipeline.capacity
         self.app = celery_app(settings)
         self.refusals = Refusals(self.database)
@@ -158,6 +162,7 @@ class Process:
             client=client,
             app=self.app,
             notifier=self.notifier,
+            metrics=metrics,
             heartbeat=heartbeat,
         )
         watch = Watch(

@@ -1,4 +1,4 @@
-"""What is told of each commit: to those who wait and to the log."""
+"""What is told of each commit: to those who wait, to the metrics and to the log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 
 from alexq_schema.work import Crashed, Errored
 from alexq_worker.lifecycle import Notifier
+from alexq_worker.metrics import Metrics
 from alexq_worker.pipeline.commit import CommitReport
 
 log = logging.getLogger("alexq.batch")
@@ -14,16 +15,18 @@ log = logging.getLogger("alexq.batch")
 class Reporting:
     """Belongs to the committer's thread."""
 
-    def __init__(self, notifier: Notifier) -> None:
+    def __init__(self, notifier: Notifier, metrics: Metrics) -> None:
         self._notifier = notifier
+        self._metrics = metrics
 
     def committed(self, report: CommitReport) -> None:
-        """Announce what is finished, in one message for each producer, and log a line for each batch.
+        """Announce what is finished, one message for each producer; count it; log a line for each batch.
 
         An attempt that ended in an error of ours has a line of its own; inputs at fault are only counted.
         """
-        claims = [outcome.claim for outcome in report.outcomes]
+        claims = [job.outcome.claim for job in report.jobs]
         self._notifier.announce((claim.submission_id, claim.job_id) for claim in claims)
+        self._metrics.committed(report)
         for batch in report.batches:
             log.info(
                 "batch",
@@ -39,7 +42,7 @@ class Reporting:
             )
         if report.failed:
             log.info("failed", extra={"codes": dict(report.failed)})
-        for outcome in report.outcomes:
+        for outcome, *_ in report.jobs:
             if isinstance(outcome, Errored | Crashed):
                 log.warning(
                     "an attempt failed: %s",

@@ -14,6 +14,7 @@ from flower.command import apply_env_options, extract_settings
 from flower.options import options
 from flower.urls import settings as tornado_settings
 
+from alexq_monitor import metrics
 from alexq_schema.errors import SettingsError
 from alexq_schema.names import QUEUE_CLASSIFY
 from alexq_schema.settings import Settings
@@ -80,7 +81,9 @@ def build(settings: Settings) -> Flower:
     require_protection(options.address, has_auth=bool(options.basic_auth or options.auth))
     extract_settings()
     logging.getLogger("tornado.access").propagate = False  # what fails, tornado.application tells
-    return Flower(capp=celery_app(settings), options=options, **tornado_settings)
+    flower = Flower(capp=celery_app(settings), options=options, **tornado_settings)
+    metrics.install(flower, settings)
+    return flower
 
 
 def serve(flower: Flower) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from alexq_schema.db import accept, backlog, jobs, pages, publishing, queries, retention
+from alexq_schema.db import accept, backlog, jobs, overview, pages, publishing, queries, retention
 from alexq_schema.db.accept import NewJob, NewSubmission
 from alexq_schema.db.pages import JobFilter, Place
 from alexq_schema.db.session import Database
@@ -105,6 +105,11 @@ def measure_usage(system: System) -> None:
         assert backlog.usage_by_tenant(connection)[None].jobs >= 2_000
 
 
+def look(system: System) -> None:
+    with system.database.read() as connection:
+        assert overview.look(connection, silent_after_s=10.0).waiting[Lane.BULK].due >= 2_000
+
+
 def list_ended(system: System) -> None:
     with system.database.read() as connection:
         queries.newest(connection, state=JobState.SUCCEEDED)
@@ -150,10 +155,11 @@ def serve(system: System) -> None:
         (delete_old, "ix_jobs_finished"),
         (estimate, "ix_jobs_unclaimed"),
         (measure_usage, "ix_jobs_unclaimed"),
+        (look, "ix_jobs_unclaimed"),
     ],
     ids=[
         *("serve", "read", "cancel", "redrive", "list", "label", "publish", "silent", "expire", "delete"),
-        *("estimate", "usage"),
+        *("estimate", "usage", "look"),
     ],
 )
 def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
@@ -167,6 +173,8 @@ def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
         expected |= {"ix_jobs_running"}  # what overtook whom, what is unfinished
     if act is estimate:
         expected |= {"ix_jobs_finished"}
+    if act is look:
+        expected |= {"ix_jobs_ended"}  # of the dead
 
     with plans(system.database) as noted:
         act(system)

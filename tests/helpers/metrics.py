@@ -40,7 +40,7 @@ def exposed(families: Iterable[Metric], prefix: str = "alexq_") -> dict[str, Sha
     shapes: dict[str, Shape] = {}
     for family in families:
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        if name.startswith(prefix):
+        if name.startswith(prefix) and not name.endswith("_created"):  # when the process began to count
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}
             before = shapes.get(name, Shape(family.type, frozenset()))
             shapes[name] = Shape(family.type, before.labels | labels)

@@ -99,6 +99,7 @@ def test_with_a_login_it_may_listen_everywhere(tmp_path: Path, broker: EmbeddedB
     with monitor(settings, {"FLOWER_BASIC_AUTH": "me:secret"}):
         url = f"http://127.0.0.1:{settings.monitor_port}/"
         eventually(lambda: status(url) == 401, what="the dashboard asks who is there")
+        assert status(f"{url}metrics") == 200  # Flower shows it to whoever asks
 
 
 def test_a_taken_port_is_said_in_one_line(tmp_path: Path, broker: EmbeddedBroker) -> None:

@@ -15,6 +15,7 @@ import threading
 from random import Random
 from typing import Any
 
+import celery.apps.worker
 import redis
 from celery import Celery, signals
 
@@ -283,6 +284,7 @@ def _quieten_celery() -> None:
     """Log connections, but no message: Celery has two lines for each, and a traceback for one given back."""
     logging.getLogger("celery.worker.consumer.connection").setLevel(logging.INFO)
     logging.getLogger("celery.app.trace").addFilter(_is_not_given_back)
+    celery.apps.worker.safe_say = lambda *_: None  # at a signal: around the log, where we say the same
 
 
 def _is_not_given_back(record: logging.LogRecord) -> bool:

@@ -10,8 +10,16 @@ from typing import Final
 from alexq_schema.errors import StackError
 from alexq_schema.settings import Settings
 
-_WORKER_NEEDS: Final = ("torch", "torchvision", "PIL", "numpy", "safetensors", "structlog")
-_MONITOR_NEEDS: Final = ("flower", "PIL")
+_WORKER_NEEDS: Final = (
+    "torch",
+    "torchvision",
+    "PIL",
+    "numpy",
+    "safetensors",
+    "structlog",
+    "prometheus_client",
+)
+_MONITOR_NEEDS: Final = ("flower", "PIL", "prometheus_client", "structlog")
 _GATEWAY_NEEDS: Final = (
     "fastapi",
     "httptools",
@@ -20,6 +28,7 @@ _GATEWAY_NEEDS: Final = (
     "prometheus_client",
     "standardwebhooks",
     "stream_unzip",
+    "structlog",
     "uvicorn",
 )
 

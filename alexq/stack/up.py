@@ -286,7 +286,7 @@ def run(settings: Settings) -> None:
     Raises:
         AlexqError: it could not be started; what had been started is stopped again.
     """
-    log = Log()
+    log = Log(log_format=settings.log_format)
     stack = Stack(settings, log)
     with _stopped_by_signals(stack):
         try:

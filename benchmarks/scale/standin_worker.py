@@ -90,6 +90,10 @@ class StandinEngine:
             np.tile(np.array([0.5, 0.2, 0.1, 0.05, 0.02], dtype=np.float32), (max_batch, 1)),
         )
 
+    def device_memory(self) -> dict[str, int]:
+        """Return nothing: a pause has no memory."""
+        return {}
+
     @classmethod
     def load(cls, version: ModelVersion, *, max_batch: int, **_: Any) -> Self:
         """Return one for batches of ``max_batch``."""

@@ -6,12 +6,11 @@ import sys
 
 from alexq_monitor.app import build, serve
 from alexq_schema import process
-from alexq_schema.settings import Settings
 
 
 def main() -> int:
     """Serve until SIGTERM; return the exit code."""
-    return process.run(lambda: serve(build(Settings.load())))
+    return process.run(lambda: serve(build(process.begin("monitor"))))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ from typing import Any, Final
 
 from celery import Celery
 from flower.app import Flower
-from flower.command import apply_env_options, extract_settings, setup_logging
+from flower.command import apply_env_options, extract_settings
 from flower.options import options
 from flower.urls import settings as tornado_settings
-from tornado.log import enable_pretty_logging
 
-from alexq_monitor import pages
+from alexq_monitor import metrics, pages
 from alexq_monitor.dashboard import Dashboard
 from alexq_monitor.history import History, Recorder
 from alexq_monitor.look import Templates
@@ -28,7 +27,7 @@ from alexq_schema.errors import SettingsError
 from alexq_schema.names import QUEUE_CLASSIFY
 from alexq_schema.settings import Settings
 
-log = logging.getLogger("alexq_monitor")
+log = logging.getLogger("alexq.monitor")
 
 BATCHES_KEPT_S: Final = 10.0
 """How long the reading of some thousand jobs serves all who look."""
@@ -70,8 +69,7 @@ def build(settings: Settings) -> Flower:
     options.read_only = options.read_only or not settings.monitor_admin
     require_protection(options.address, has_auth=bool(options.basic_auth or options.auth))
     extract_settings()
-    enable_pretty_logging()
-    setup_logging()
+    logging.getLogger("tornado.access").propagate = False  # what fails, tornado.application tells
     templates = Templates(Path(tornado_settings["template_path"]), options.url_prefix)
     flower = Flower(capp=celery_app(settings), options=options, **tornado_settings, template_loader=templates)
     sources, history = Sources(settings), History()
@@ -83,7 +81,7 @@ def build(settings: Settings) -> Flower:
         url_prefix=options.url_prefix or "",
         is_admin=not options.read_only,
     )
-    flower.add_handlers(".*", pages.handlers(dashboard))
+    flower.add_handlers(".*", [*pages.handlers(dashboard), *metrics.handlers(dashboard)])
     flower.io_loop.add_callback(Recorder(sources, history).run)
     return flower
 

@@ -23,7 +23,7 @@ from alexq_schema.db.minutes import Ended
 from alexq_schema.errors import AlexqError
 from alexq_schema.job import JobState
 
-log = logging.getLogger("alexq_monitor")
+log = logging.getLogger("alexq.monitor")
 
 KEPT: Final = 7 * 24 * 60
 """Minutes that are kept."""

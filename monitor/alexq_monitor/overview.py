@@ -14,9 +14,10 @@ from alexq_monitor.advice import Advice, Situation, advise, drain_s
 from alexq_monitor.charts import Chart
 from alexq_monitor.history import LATE, Counts, History, Piece, open_from, read_piece
 from alexq_monitor.sources import Shared, Sources, or_error
-from alexq_schema.db import dashboard, minutes
+from alexq_schema.db import backlog, dashboard, minutes
+from alexq_schema.db.backlog import Waiting
 from alexq_schema.db.clock import now
-from alexq_schema.db.dashboard import DeadGroup, LaneBacklog, WorkerState
+from alexq_schema.db.dashboard import DeadGroup, WorkerState
 from alexq_schema.errors import AlexqError
 from alexq_schema.names import Lane
 
@@ -34,7 +35,7 @@ class Live:
 
     at: datetime
     minute: int
-    lanes: list[LaneBacklog]
+    lanes: dict[Lane, Waiting]
     running: int
     workers: list[WorkerState]
     last_seen_s: float | None
@@ -53,7 +54,7 @@ class View:
     messages: dict[Lane, int] = field(default_factory=dict)
     """What waits in Redis."""
     at: datetime | None = None
-    lanes: list[LaneBacklog] = field(default_factory=list)
+    lanes: dict[Lane, Waiting] = field(default_factory=dict)
     waiting: int = 0
     running: int = 0
     oldest_s: float | None = None
@@ -89,6 +90,14 @@ class Overview:
         """
         return await self._live.get()
 
+    async def messages(self) -> dict[Lane, int]:
+        """Return how many messages wait in Redis.
+
+        Raises:
+            BrokerUnavailableError: it does not answer in time.
+        """
+        return await self._messages.get()
+
     def is_alive(self, worker: WorkerState) -> bool:
         """Return whether a worker takes work."""
         return worker.is_alive(self._silent_after_s)
@@ -111,10 +120,10 @@ class Overview:
         hour = history.counts(minute - 59, minute + 1)
         alive = [worker for worker in live.workers if self.is_alive(worker)]
         gone = [worker for worker in live.workers if not self.is_alive(worker) and not worker.stopped]
-        waits = [lane.oldest_s for lane in live.lanes if lane.oldest_s is not None]
+        waits = [lane.oldest_s for lane in live.lanes.values() if lane.oldest_s is not None]
         situation = Situation(
             broker_error=broker_error,
-            waiting=sum(lane.jobs for lane in live.lanes),
+            waiting=sum(lane.jobs for lane in live.lanes.values()),
             oldest_s=max(waits, default=0.0),
             running=live.running,
             in_per_s=recent.came_in / recent_s,
@@ -163,7 +172,7 @@ class Overview:
     def _read(self, connection: Connection) -> Live:
         at = now(connection)
         minute = minutes.minute_at(at)
-        lanes, held = dashboard.backlog(connection), dashboard.running(connection)
+        lanes, held = backlog.waiting(connection), backlog.running(connection)
         tail = read_piece(connection, open_from(self._history, minute), minute + 1, minute - LATE)
         return Live(
             at=at,

@@ -21,7 +21,7 @@ from alexq_schema.db import tallies
 from alexq_schema.db.tallies import Handed, Tally
 from alexq_schema.errors import AlexqError
 
-log = logging.getLogger("alexq_monitor")
+log = logging.getLogger("alexq.monitor")
 
 LARGE: Final = 20_000
 """Jobs above which a submission is counted in the background."""

@@ -1,11 +1,26 @@
-"""How a process that serves until it is told to stop ends where it cannot."""
+"""How a process that serves until it is told to stop begins, and how it ends where it cannot."""
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable
 
+from alexq_schema import logs
 from alexq_schema.errors import AlexqError, MigrationError, UnavailableError
+from alexq_schema.settings import Settings
+
+log = logging.getLogger("alexq")
+
+
+def begin(name: str) -> Settings:
+    """Return the settings from the environment; from now on the process ``name`` logs as they say.
+
+    Raises:
+        SettingsError: a value is malformed; names the variable and the value.
+    """
+    settings = Settings.load()
+    logs.configure(settings.log_format, name)
+    return settings
 
 
 def run(serve: Callable[[], object]) -> int:
@@ -13,6 +28,11 @@ def run(serve: Callable[[], object]) -> int:
     try:
         serve()
     except AlexqError as error:
-        sys.stderr.write(f"error [{error.code}]: {error}\n")
+        say_why(error)
         return 3 if isinstance(error, UnavailableError | MigrationError) else 2
     return 0
+
+
+def say_why(error: AlexqError) -> None:
+    """Say on stderr why this process ends: a plain line, unless the log has been configured before."""
+    log.critical("error [%s]: %s", error.code, error, extra={"code": error.code})

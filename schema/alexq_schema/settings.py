@@ -30,6 +30,10 @@ def default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("alexq"))
 
 
+LogFormat = Literal["console", "json"]
+"""Log lines for people, or for machines."""
+
+
 class Settings(BaseSettings):
     """All settings. Seconds and bytes everywhere."""
 
@@ -128,7 +132,11 @@ class Settings(BaseSettings):
     api_key: str = Field(default="", repr=False)
     """The key that it sends."""
 
-    log_format: Literal["console", "json"] = "console"
+    metrics_address: str = "127.0.0.1"
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of a worker's metrics; 0: none. Gateway and dashboard have theirs on their own ports."""
+
+    log_format: LogFormat = "console"
 
     @model_validator(mode="before")
     @classmethod

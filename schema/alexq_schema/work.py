@@ -25,6 +25,8 @@ class Claim:
     """Attempts before this one that ended in an error of ours."""
     crashes: int = 0
     """Processes that died while they held this job; any makes it a suspect, to be run alone."""
+    waited_s: float = 0.0
+    """Seconds from its acceptance to the claim, by the database's clock."""
     left_s: float | None = None
     """Seconds from the claim to its deadline, by the database's clock; None: it has none."""
 

@@ -37,7 +37,10 @@ class GatewayProcess:
         """Start it, again after :meth:`kill`; returns when it answers."""
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "alexq_producer.gateway"], env=environment(self.settings), stderr=file
+                [sys.executable, "-m", "alexq_producer.gateway"],
+                env=environment(self.settings),
+                stdout=file,
+                stderr=file,
             )
         eventually(self._answers, 30, what="the gateway answers")
 

@@ -43,7 +43,7 @@ class WorkerProcess:
         what = ["-m", "alexq_worker"] if program is None else ["-c", program]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [python, *what], env={**environment(self.settings), **(env or {})}, stderr=file
+                [python, *what], env={**environment(self.settings), **(env or {})}, stdout=file, stderr=file
             )
 
     @property

@@ -72,7 +72,7 @@ class System:
 
     def commit(self, outcomes: list[Outcome], worker: UUID | None = None) -> int:
         with self.database.begin() as connection:
-            return jobs.commit(
+            written = jobs.commit(
                 connection,
                 outcomes,
                 worker_id=worker or self.worker,
@@ -80,6 +80,7 @@ class System:
                 limits=LIMITS,
                 pause_s=lambda errors: self.pause_s * errors,
             )
+        return sum(written.values())
 
     def return_silent(self) -> list[jobs.Ended]:
         with self.database.begin() as connection:

@@ -21,7 +21,6 @@ from alexq_schema.db.tables import Job, Submission, Worker
 from alexq_schema.errors import DatabaseUnavailableError
 from alexq_schema.images import open_image_store
 from alexq_schema.job import JobState
-from alexq_schema.names import Lane
 from tests.helpers.seeded import Seeded, seed
 from tests.helpers.system import System
 
@@ -143,24 +142,6 @@ def test_an_empty_system_has_no_oldest_minute(database: Database) -> None:
     with database.read() as connection:
         assert minutes.oldest(connection) is None
         assert dashboard.last_seen_s(connection) is None
-        assert [lane.jobs for lane in dashboard.backlog(connection)] == [0, 0]
-
-
-def test_the_backlog_is_counted_by_lane_with_the_age_of_its_oldest(database: Database) -> None:
-    system = System(database)
-    bulk = system.queue(5)
-    single = system.queue(2, lane=Lane.INTERACTIVE)
-    with database.begin() as connection:
-        for job_id, age_s in ((bulk[1], -90.0), (single[0], -5.0)):  # in whatever order ids are
-            connection.execute(update(Job).where(Job.id == job_id).values(published_at=db_now(age_s)))
-    system.claim(bulk[3:])
-    with database.read() as connection:
-        interactive, waiting = dashboard.backlog(connection)
-        assert dashboard.running(connection) == 2
-    assert (interactive.lane, interactive.jobs) == (Lane.INTERACTIVE, 2)
-    assert (waiting.lane, waiting.jobs) == (Lane.BULK, 3)
-    assert interactive.oldest_s == pytest.approx(5, abs=3)
-    assert waiting.oldest_s == pytest.approx(90, abs=3)
 
 
 def test_workers_are_alive_silent_unhealthy_or_gone(database: Database) -> None:

@@ -18,6 +18,7 @@ from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
 from alexq_schema.work import Crashed, Errored, Failed, Late
 from alexq_worker.lifecycle import Notifier
+from alexq_worker.metrics import Metrics
 from alexq_worker.sweeper import Sweeper
 from tests.helpers.system import System, success
 
@@ -242,6 +243,7 @@ def test_nothing_is_taken_back_on_a_silence_that_proves_nothing(
     system.claim(job_ids)
     system.silence(system.worker)
     nobody: Any = None
+    metrics = Metrics()
     swept = Sweeper(
         settings.model_copy(update={"silent_after_s": 10.0}),
         system.other,
@@ -250,6 +252,7 @@ def test_nothing_is_taken_back_on_a_silence_that_proves_nothing(
         client=nobody,
         app=nobody,
         notifier=Notifier(redis.Redis()),
+        metrics=metrics,
         heartbeat=Judge(*answers),  # type: ignore[arg-type]
     )
 
@@ -257,6 +260,8 @@ def test_nothing_is_taken_back_on_a_silence_that_proves_nothing(
 
     assert system.states(job_ids) == [left] * 2
     assert len(system.events(job_ids[0])) == (left == "queued")
+    reclaimed = metrics.registry.get_sample_value("alexq_worker_swept_jobs_total", {"action": "reclaimed"})
+    assert reclaimed == (2 if left == "queued" else 0)
 
 
 def test_a_claim_knows_how_long_there_is_and_a_job_that_cannot_make_it_expires(system: System) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -13,13 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from alexq.stack.broker import EmbeddedBroker
 from alexq.stack.environment import environment, free_port
 from alexq.stack.log import Log
 from alexq.stack.supervisor import Child, Supervisor
+from alexq_schema.db.session import Database
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
+from tests.helpers.system import System
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,7 @@ def test_with_a_login_it_may_listen_everywhere(tmp_path: Path, broker: EmbeddedB
     with monitor(settings, {"FLOWER_BASIC_AUTH": "me:secret"}):
         url = f"http://127.0.0.1:{settings.monitor_port}/"
         eventually(lambda: status(url) == 401, what="the dashboard asks who is there")
+        assert status(f"{url}metrics") == 200  # Flower shows it to whoever asks
 
 
 def test_a_taken_port_is_said_in_one_line(tmp_path: Path, broker: EmbeddedBroker) -> None:
@@ -105,3 +110,68 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path, broker: EmbeddedBroker
         assert process.wait(30) == 2
         assert process.stderr is not None
         assert f"cannot listen on 127.0.0.1:{broker.port}" in process.stderr.read()
+
+
+def metrics_of(settings: Settings, prefix: str = "") -> dict[str, float]:
+    """Return the value of every sample of ours that the dashboard tells, by name and label values."""
+    url = f"http://127.0.0.1:{settings.monitor_port}{prefix}/metrics"
+    with urllib.request.urlopen(url, timeout=30) as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    assert {family.name for family in families} >= {"flower_events", "process_resident_memory_bytes"}
+    return {
+        " ".join((sample.name, *sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+        if family.name.startswith("alexq_")
+    }
+
+
+def is_serving(settings: Settings) -> bool:
+    return status(f"http://127.0.0.1:{settings.monitor_port}/healthcheck") == 200
+
+
+def test_metrics_tell_of_database_and_broker(tmp_path: Path, broker: EmbeddedBroker, sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    System(database).queue(3)
+    database.close()
+    settings = settings_for(tmp_path, broker.url, database_url=sqlite_url)
+    with monitor(settings):
+        eventually(lambda: is_serving(settings))
+        told = metrics_of(settings)
+
+    assert told["alexq_source_up database"] == told["alexq_source_up broker"] == 1
+    assert told["alexq_queue_jobs bulk due"] == 3
+    assert told["alexq_queue_jobs interactive due"] == 0
+    assert told["alexq_workers alive"] == 2
+    assert told["alexq_queue_messages bulk"] == 0
+
+
+def test_metrics_follow_flowers_prefix(tmp_path: Path, broker: EmbeddedBroker) -> None:
+    settings = settings_for(tmp_path, broker.url)
+    with monitor(settings, {"FLOWER_URL_PREFIX": "flower"}):
+        url = f"http://127.0.0.1:{settings.monitor_port}/flower/healthcheck"
+        eventually(lambda: status(url) == 200)
+        told = metrics_of(settings, "/flower")
+    assert told == {  # it was given no database
+        "alexq_source_up broker": 1,
+        "alexq_queue_messages interactive": 0,
+        "alexq_queue_messages bulk": 0,
+    }
+
+
+def test_services_that_are_away_or_silent_are_told_of_and_waited_for_by_nobody(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
+        port = silent.getsockname()[1]
+        settings = settings_for(
+            tmp_path,
+            f"redis://127.0.0.1:{free_port('127.0.0.1')}/0",
+            database_url=f"postgresql://me:secret@127.0.0.1:{port}/alexq",
+        )
+        with monitor(settings) as process:
+            eventually(lambda: is_serving(settings))
+            told = metrics_of(settings)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+            assert process.stderr is not None
+            assert "secret" not in process.stderr.read()
+    assert told == {"alexq_source_up database": 0, "alexq_source_up broker": 0}

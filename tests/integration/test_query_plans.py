@@ -179,7 +179,7 @@ def serve(system: System) -> None:
 
 def look(system: System) -> None:
     with system.database.read() as connection:
-        dashboard.backlog(connection)
+        assert backlog.waiting(connection)[Lane.BULK].jobs >= 2_000
 
 
 def look_at_the_dead(system: System) -> None:
@@ -277,6 +277,8 @@ def test_rows_are_found_by_id_or_by_the_index_of_those_looked_for(
         expected |= {"ix_jobs_running"}  # what overtook whom, what is unfinished
     if act is estimate:
         expected |= {"ix_jobs_finished"}
+    if act is look:
+        expected |= {"ix_jobs_ended"}  # of the dead
 
     with plans(system.database) as noted:
         act(system)

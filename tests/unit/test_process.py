@@ -12,13 +12,13 @@ from alexq_schema.errors import AlexqError, DatabaseUnavailableError, MigrationE
     ("error", "code"), [(SettingsError, 2), (DatabaseUnavailableError, 3), (MigrationError, 3)]
 )
 def test_the_exit_code_says_whether_a_service_was_away(
-    error: type[AlexqError], code: int, capsys: pytest.CaptureFixture[str]
+    error: type[AlexqError], code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     def serve() -> None:
         raise error("no such thing")
 
     assert process.run(serve) == code
-    assert capsys.readouterr().err == f"error [{error.code}]: no such thing\n"
+    assert caplog.messages == [f"error [{error.code}]: no such thing"]
 
 
 def test_who_has_served_ends_with_0() -> None:

@@ -15,12 +15,12 @@ import threading
 from random import Random
 from typing import Any
 
+import celery.apps.worker
 import redis
-import structlog
 from celery import Celery, signals
 from kombu.exceptions import KombuError
 
-from alexq_schema import migrations
+from alexq_schema import logs, migrations, process
 from alexq_schema.celery_settings import celery_config
 from alexq_schema.db import workers
 from alexq_schema.db.jobs import Limits
@@ -32,7 +32,7 @@ from alexq_schema.models import ModelStore
 from alexq_schema.names import QUEUE_CLASSIFY, QUEUES
 from alexq_schema.repeating import Repeating
 from alexq_schema.settings import Settings
-from alexq_worker import logs, tasks, transport
+from alexq_worker import tasks, transport
 from alexq_worker.door import Door
 from alexq_worker.health import EXIT_UNHEALTHY, PAUSED_S, Health, Watch
 from alexq_worker.inference.decode import Decoder
@@ -41,10 +41,11 @@ from alexq_worker.intake import Intake
 from alexq_worker.isolation.messages import Setup
 from alexq_worker.isolation.parent import IsolatedEngine
 from alexq_worker.lifecycle import Heartbeat, Notifier
-from alexq_worker.pipeline.commit import CommitReport
+from alexq_worker.metrics import Metrics
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pool import Pool
 from alexq_worker.refusals import Refusals
+from alexq_worker.reporting import Reporting
 from alexq_worker.sweeper import SWEEP_EVERY_S, Sweeper
 from alexq_worker.table import SqlJobTable
 
@@ -59,7 +60,6 @@ yet. A message that is delivered twice finds nothing to claim.
 """
 
 log = logging.getLogger("alexq.worker")
-batch_log = structlog.get_logger("alexq.batch")
 
 
 def main() -> int:
@@ -67,10 +67,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery takes over: nothing is held yet
     try:
         settings = Settings.connected()
-        logs.configure(settings.log_format)
+        logs.configure(settings.log_format, "worker")
         return Process(settings).run()
     except AlexqError as error:
-        print(f"error [{error.code}]: {error.detail}", file=sys.stderr)  # noqa: T201
+        process.say_why(error)
         return 3 if isinstance(error, UnavailableError) else 1
     except KeyboardInterrupt:
         return 130
@@ -86,6 +86,8 @@ class Process:
             DatabaseUnavailableError, MigrationError, ModelError, DeviceError, SettingsError: says what to do.
         """
         self.settings = settings
+        metrics = Metrics()
+        metrics.listen(settings.metrics_address, settings.metrics_port)
         migrations.require_usable(settings.database_url)
         version = ModelStore(settings.models_dir).resolve(settings.model)
         self.engine = Engine.load(
@@ -93,6 +95,7 @@ class Process:
         )
         self.engine.warm_up()
         self.worker_id = new_id()
+        logs.bind(worker_id=str(self.worker_id))
         self.database = Database(settings.database_url)
         with self.database.begin() as connection:
             self.model_id = workers.register_model(
@@ -113,11 +116,13 @@ class Process:
                 precision=settings.precision,
                 max_image_pixels=settings.max_image_pixels,
                 memory_bytes=settings.isolation_memory_bytes,
+                log_format=settings.log_format,
             ),
             self.engine.labels,
             timeout_s=settings.isolation_timeout_s,
         )
         self.notifier = Notifier(client)
+        reporting = Reporting(self.notifier, metrics)
         intake = Intake()
         self.pipeline = Pipeline(
             table=SqlJobTable(
@@ -134,10 +139,11 @@ class Process:
             isolation=isolation,
             max_batch=settings.max_batch,
             decode_threads=settings.decode_threads,
-            on_committed=self._committed,
+            on_committed=reporting.committed,
             on_room=intake.wake,
             on_fatal=self._broke,
         )
+        metrics.describe(self.worker_id, self.engine, self.pipeline)
         self.messages = 2 * self.pipeline.capacity
         self.app = celery_app(settings)
         self.refusals = Refusals(self.database)
@@ -159,6 +165,7 @@ class Process:
             client=client,
             app=self.app,
             notifier=self.notifier,
+            metrics=metrics,
             heartbeat=heartbeat,
         )
         watch = Watch(
@@ -251,25 +258,11 @@ class Process:
         log.critical("a stage of the pipeline broke", exc_info=error)
         self.health.fail(f"{type(error).__name__}: {error}")
 
-    def _committed(self, report: CommitReport) -> None:
-        self.notifier.announce((claim.submission_id, claim.job_id) for claim in report.claims)
-        for batch in report.batches:
-            batch_log.info(
-                "batch",
-                size=batch.size,
-                decode_s=round(batch.decode_s, 4),
-                forward_s=round(batch.forward_s, 4),
-                commit_s=round(report.commit_s, 4),
-                fenced=report.fenced,
-                in_flight=report.in_flight,
-            )
-        if report.failed:
-            batch_log.info("failed", **report.failed)
-
 
 def celery_app(settings: Settings) -> Celery:
     """Return the app of a worker, without tasks; its process speaks Redis by our transport from now on."""
     transport.use()
+    _quieten_celery()
     config = celery_config(settings)
     config["broker_transport_options"]["visibility_timeout"] = VISIBILITY_S
     app = Celery("alexq")
@@ -287,6 +280,18 @@ def celery_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
     )
     return app
+
+
+def _quieten_celery() -> None:
+    """Log connections, but no message: Celery has two lines for each, and a traceback for one given back."""
+    logging.getLogger("celery.worker.consumer.connection").setLevel(logging.INFO)
+    logging.getLogger("celery.app.trace").addFilter(_is_not_given_back)
+    celery.apps.worker.safe_say = lambda *_: None  # at a signal: around the log, where we say the same
+
+
+def _is_not_given_back(record: logging.LogRecord) -> bool:
+    data = getattr(record, "data", None)
+    return not (isinstance(data, dict) and data.get("description") == "rejected")
 
 
 def _die(error: Exception) -> None:

@@ -20,6 +20,7 @@ from alexq_schema.job import JobState
 from alexq_schema.names import KEY_QUEUE_EPOCH, Lane
 from alexq_schema.settings import Settings
 from alexq_worker.lifecycle import Heartbeat, Notifier
+from alexq_worker.metrics import Metrics
 
 SWEEP_EVERY_S = 2.0
 
@@ -46,6 +47,7 @@ class Sweeper:
         client: redis.Redis,
         app: Celery,
         notifier: Notifier,
+        metrics: Metrics,
         heartbeat: Heartbeat,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,6 +59,7 @@ class Sweeper:
         self._redis = client
         self._app = app
         self._notifier = notifier
+        self._metrics = metrics
         self._heartbeat = heartbeat
         self._clock = clock
         self._cleaned_at = clock()
@@ -94,6 +97,7 @@ class Sweeper:
                 len(returned),
                 len(dead),
             )
+            self._metrics.reclaimed(len(returned), len(dead))
             self._tell(dead)
 
     def _expire(self) -> None:
@@ -101,6 +105,7 @@ class Sweeper:
             expired = jobs.expire(connection, limit=SWEEP_LIMIT)
         if expired:
             log.info("%d jobs expired: no worker was free before their deadline", len(expired))
+            self._metrics.expired(len(expired))
             self._tell(expired)
 
     def _tell(self, ended: Sequence[Ended]) -> None:
@@ -126,10 +131,12 @@ class Sweeper:
                 )
             if deleted:
                 log.info("deleted %d jobs older than ALEXQ_RETAIN_JOBS_S", deleted)
+                self._metrics.deleted(jobs=deleted)
         part = int(time.time() / CLEAN_EVERY_S) % PARTS
         gone = self._images.discard_unneeded(part, self._needed)
         if gone:
             log.info("deleted %d images that no job needs", gone)
+            self._metrics.deleted(images=gone)
 
     def _needed(self, keys: Sequence[str]) -> set[str]:
         with self._database.read() as connection:
@@ -170,3 +177,4 @@ class Sweeper:
                 publishing.mark_unpublished(connection, [job_id for job_id, *_ in missing])
             raise
         log.info("published %d jobs whose message was missing", len(missing))
+        self._metrics.republished(len(missing))

@@ -10,7 +10,7 @@ from uuid import UUID
 from alexq_schema.db import jobs, queries
 from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
-from alexq_schema.job import Job
+from alexq_schema.job import Job, JobState
 from alexq_schema.names import TASK_CLASSIFY_IMAGE
 from alexq_schema.work import Claim, Outcome
 
@@ -22,6 +22,7 @@ MAX_PAUSE_S = 600.0
 class Commit:
     """What a commit did (see :class:`alexq_worker.pipeline.ports.Committed`)."""
 
+    states: Mapping[JobState, int]
     fenced: int
     answers: Mapping[UUID, Job]
 
@@ -64,7 +65,7 @@ class SqlJobTable:
                 pause_s=self._pause_s,
             )
             answers = {job.job_id: job for job in queries.finished(connection, asked) if job.job_id}
-        return Commit(len(outcomes) - written, answers)
+        return Commit(written, len(outcomes) - sum(written.values()), answers)
 
     def _pause_s(self, errors: int) -> float:
         """Return how long a job rests after its so-manyeth error: exponential backoff with jitter.

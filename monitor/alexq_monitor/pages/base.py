@@ -19,7 +19,7 @@ from alexq_monitor.look import prefixed
 from alexq_monitor.protection import HEADERS, require_local_name, require_own_page
 from alexq_schema.errors import AlexqError, RejectedError, UnavailableError
 
-log = logging.getLogger("alexq_monitor")
+log = logging.getLogger("alexq.monitor")
 
 REFRESH_S: Final = 5
 LONGEST_ARGUMENT: Final = 1_024

@@ -18,7 +18,7 @@ from alexq_schema.errors import ModelInvalidError, ModelNotFoundError, UsageErro
 from alexq_schema.job import ModelRef
 from alexq_schema.models import ModelInfo, ModelStore
 
-log = logging.getLogger("alexq_monitor")
+log = logging.getLogger("alexq.monitor")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from alexq_schema.announcing import announce
 from alexq_schema.db import jobs, tallies
 from alexq_schema.db.tallies import Handed
 
-log = logging.getLogger("alexq_monitor")
+log = logging.getLogger("alexq.monitor")
 
 PAGE: Final = 20
 

@@ -6,12 +6,11 @@ import sys
 
 from alexq_producer.gateway.app import serve
 from alexq_schema import process
-from alexq_schema.settings import Settings
 
 
 def main() -> int:
     """Serve until SIGTERM; return the exit code."""
-    return process.run(lambda: serve(Settings.load()))
+    return process.run(lambda: serve(process.begin("gateway")))
 
 
 if __name__ == "__main__":

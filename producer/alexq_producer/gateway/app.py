@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from types import FrameType
@@ -40,6 +42,8 @@ from alexq_schema.settings import Settings
 
 STOP_GRACE_S: Final = 30
 """Time that a stopping gateway gives to requests that it serves."""
+
+log = logging.getLogger("alexq.gateway")
 
 _DESCRIPTION: Final = """\
 Classify images: `POST /v1/jobs` takes one, `POST /v1/submissions` up to 10,000. What is accepted (202) is
@@ -132,6 +136,7 @@ def serve(settings: Settings) -> None:
         ws="none",
         lifespan="on",
         access_log=False,
+        log_config=None,  # its records go where all go
         log_level="warning",
         server_header=False,
         proxy_headers=False,
@@ -150,6 +155,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, core: Core) -> None:
         super().__init__(config)
         self._core = core
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        if self.started:
+            log.info("gateway on http://%s:%s", self.config.host, self.config.port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop: with SIGTERM or SIGINT."""

@@ -6,12 +6,11 @@ import sys
 
 from alexq_producer.webhooks.app import Process
 from alexq_schema import process
-from alexq_schema.settings import Settings
 
 
 def main() -> int:
     """Deliver until SIGTERM or SIGINT; return the exit code."""
-    return process.run(lambda: Process(Settings.load()).run())
+    return process.run(lambda: Process(process.begin("webhooks")).run())
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """What is unfinished: how much waits in each lane, how fast it is worked off, and whose it is.
 
 Counted from the partial indexes of waiting, running and finished jobs, so that jobs which ended earlier cost
-nothing. A count still reads each of those that wait: ask seldom.
+nothing. A count still reads each of those that wait (100,000 take 20 ms on SQLite): ask seldom.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import timedelta
 
-from sqlalchemy import Connection, func, or_, select, union_all
+from sqlalchemy import Connection, case, func, or_, select, union_all
 
-from alexq_schema.db.clock import now
+from alexq_schema.db.clock import db_now
 from alexq_schema.db.rows import IS_QUEUED, IS_RUNNING, is_still_in
 from alexq_schema.db.tables import Job, Submission
 from alexq_schema.job import JobState
@@ -23,14 +22,41 @@ WINDOW_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Unfinished jobs."""
+class Waiting:
+    """The queued jobs of one lane."""
 
     jobs: int = 0
-    image_bytes: int = 0
+    resting: int = 0
+    """Of these, jobs that may not be claimed yet: the pause after an error of ours is not over."""
+    oldest_s: float | None = None
+    """Since the message of the job that waits longest went out, or went out again; None where none did."""
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(self.jobs + other.jobs, self.image_bytes + other.image_bytes)
+
+_WAITING = (
+    select(
+        Job.lane,
+        func.count().label("jobs"),
+        func.sum(case((Job.retry_at > db_now(), 1), else_=0)).label("resting"),
+        func.min(Job.published_at).label("oldest_at"),
+        db_now().label("now"),
+    )
+    .where(IS_QUEUED)
+    .group_by(Job.lane)
+)
+
+
+def waiting(connection: Connection) -> dict[Lane, Waiting]:
+    """Return what waits in each lane, the lane that goes first first."""
+    found = {lane: Waiting() for lane in Lane}
+    for row in connection.execute(_WAITING):
+        oldest_s = None if row.oldest_at is None else max(0.0, (row.now - row.oldest_at).total_seconds())
+        found[Lane(row.lane)] = Waiting(row.jobs, int(row.resting), oldest_s)
+    return found
+
+
+def running(connection: Connection) -> int:
+    """Return how many jobs workers hold."""
+    return connection.execute(select(func.count()).select_from(Job).where(IS_RUNNING)).scalar_one()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +73,32 @@ class Queue:
 
 def queues(connection: Connection) -> dict[Lane, Queue]:
     """Return the queue of each lane."""
-    statement = (
-        select(Job.lane, func.count().label("jobs"), func.min(Job.published_at).label("oldest_at"))
-        .where(IS_QUEUED)
-        .group_by(Job.lane)
-    )
-    waiting = {row.lane: row for row in connection.execute(statement)}
-    now_at = now(connection)
     found: dict[Lane, Queue] = {}
     jobs, waited_s = 0, 0.0
-    for lane in Lane:  # the first first
-        if (row := waiting.get(lane)) is not None:
-            jobs += row.jobs
-            if row.oldest_at is not None:
-                waited_s = max(waited_s, (now_at - row.oldest_at).total_seconds())
-        since = now_at - timedelta(seconds=min(waited_s, WINDOW_S))
-        # Cancelled and expired jobs end too, but show nothing of the workers' speed.
-        was_worked_off = or_(is_still_in(JobState.SUCCEEDED), is_still_in(JobState.FAILED))
-        finished = select(func.count()).where(Job.finished_at > since, was_worked_off)
-        found[lane] = Queue(jobs, waited_s, connection.execute(finished).scalar_one() if waited_s else 0)
+    for lane, one in waiting(connection).items():
+        jobs += one.jobs
+        waited_s = max(waited_s, one.oldest_s or 0.0)
+        finished = _worked_off(connection, min(waited_s, WINDOW_S)) if waited_s else 0
+        found[lane] = Queue(jobs, waited_s, finished)
     return found
+
+
+def _worked_off(connection: Connection, within_s: float) -> int:
+    # Cancelled and expired jobs end too, but show nothing of the workers' speed.
+    was_worked_off = or_(is_still_in(JobState.SUCCEEDED), is_still_in(JobState.FAILED))
+    statement = select(func.count()).where(Job.finished_at > db_now(-within_s), was_worked_off)
+    return connection.execute(statement).scalar_one()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Unfinished jobs."""
+
+    jobs: int = 0
+    image_bytes: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.jobs + other.jobs, self.image_bytes + other.image_bytes)
 
 
 def usage_by_tenant(connection: Connection) -> dict[str | None, Usage]:

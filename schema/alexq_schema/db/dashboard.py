@@ -1,4 +1,4 @@
-"""What the dashboard reads of the whole system: the backlog, workers, what is dead, what a batch costs."""
+"""What the dashboard reads of the whole system: workers, what is dead, what a batch costs."""
 
 from __future__ import annotations
 
@@ -11,46 +11,9 @@ from sqlalchemy import Connection, func, select
 
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.jobs import JobEventKind
-from alexq_schema.db.rows import IS_QUEUED, IS_RUNNING, among, is_in
+from alexq_schema.db.rows import among, is_in
 from alexq_schema.db.tables import Job, JobEvent, ModelVersion, Submission, Worker
 from alexq_schema.job import JobState, ModelRef
-from alexq_schema.names import Lane
-
-
-@dataclass(frozen=True, slots=True)
-class LaneBacklog:
-    """What waits in one lane."""
-
-    lane: Lane
-    jobs: int
-    oldest_s: float | None
-    """Since the message of the job that waits longest went out, or went out again; None where none did."""
-
-
-_WAITING = (
-    select(
-        Job.lane,
-        func.count().label("jobs"),
-        func.min(Job.published_at).label("oldest_at"),
-        db_now().label("now"),
-    )
-    .where(IS_QUEUED)
-    .group_by(Job.lane)
-)
-
-
-def backlog(connection: Connection) -> list[LaneBacklog]:
-    """Return what waits in each lane. Reads the index of the waiting, which holds all of this."""
-    found = {lane: LaneBacklog(lane, 0, None) for lane in Lane}
-    for row in connection.execute(_WAITING):
-        oldest_s = None if row.oldest_at is None else max(0.0, (row.now - row.oldest_at).total_seconds())
-        found[Lane(row.lane)] = LaneBacklog(Lane(row.lane), row.jobs, oldest_s)
-    return list(found.values())
-
-
-def running(connection: Connection) -> int:
-    """Return how many jobs workers hold."""
-    return connection.execute(select(func.count()).select_from(Job).where(IS_RUNNING)).scalar_one()
 
 
 @dataclass(frozen=True, slots=True)

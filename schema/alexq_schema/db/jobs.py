@@ -16,6 +16,7 @@ because a state machine is checked by reading it whole.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,7 +24,6 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
-    Boolean,
     ColumnElement,
     Connection,
     Float,
@@ -125,7 +125,8 @@ _CLAIM = (
         Job.crashes,
         Job.position,
         Job.expires_at,
-        case((Job.expires_at.is_not(None), db_now())).label("now"),
+        Job.created_at,
+        Job.claimed_at,
     )
 )
 
@@ -151,7 +152,8 @@ def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> l
             image_key=row.image_key,
             errors=row.errors,
             crashes=row.crashes,
-            left_s=None if row.expires_at is None else (row.expires_at - row.now).total_seconds(),
+            waited_s=(row.claimed_at - row.created_at).total_seconds(),
+            left_s=None if row.expires_at is None else (row.expires_at - row.claimed_at).total_seconds(),
         )
         for row in ordered
     ]
@@ -166,15 +168,6 @@ _IS_MINE = and_(
 """The fence: one job whose attempt is still held by the worker."""
 
 _MINE = update(Job).where(_IS_MINE)
-
-
-def _back_or_dead(is_last: ColumnElement[bool]) -> dict[str, Any]:
-    """Return the values that make a running job dead where ``is_last`` holds, else queued again."""
-    return {
-        "state": case((is_last, JobState.DEAD.value), else_=JobState.QUEUED.value),
-        "finished_at": case((is_last, db_now()), else_=None),
-        "published_at": None,
-    }
 
 
 def _record(kind: JobEventKind, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> Insert:
@@ -216,28 +209,22 @@ _SUCCEED = _MINE.values(
     error_code=null(),
     error_detail=null(),
 )
-_IS_LAST_ERROR = or_(
-    Job.errors + 1 >= bindparam("b_max_attempts", type_=Integer), bindparam("b_final", type_=Boolean)
-)
-_ERROR_BACK_OR_DEAD = _MINE.values(
-    **_back_or_dead(_IS_LAST_ERROR),
-    errors=Job.errors + 1,
-    retry_at=case((_IS_LAST_ERROR, None), else_=db_now(bindparam("b_pause_s", type_=Float))),
-    **_GIVEN_ERROR,
-)
-_CRASH_BACK_OR_DEAD = _MINE.values(
-    **_back_or_dead(Job.crashes + 1 >= bindparam("b_max_crashes", type_=Integer)),
-    crashes=Job.crashes + 1,
-    **_GIVEN_ERROR,
-)
-_WRITES: dict[type[Outcome], tuple[Insert | Update, ...]] = {
-    Succeeded: (_SUCCEED,),
-    Failed: (_MINE.values(state=JobState.FAILED, finished_at=db_now(), **_GIVEN_ERROR),),
-    Errored: (_record_mine(JobEventKind.ERRORED), _ERROR_BACK_OR_DEAD),
-    Crashed: (_record_mine(JobEventKind.CRASHED), _CRASH_BACK_OR_DEAD),
-    Late: (_MINE.values(**_EXPIRED),),
+_BACK: dict[str, Any] = {"state": JobState.QUEUED, "published_at": None}
+_DEAD: dict[str, Any] = {"state": JobState.DEAD, "published_at": None, "finished_at": db_now()}
+_REST = {"retry_at": db_now(bindparam("b_pause_s", type_=Float))}
+_ONE_ERROR: dict[str, Any] = {"errors": Job.errors + 1, **_GIVEN_ERROR}
+_ONE_CRASH: dict[str, Any] = {"crashes": Job.crashes + 1, **_GIVEN_ERROR}
+_ERRORED, _CRASHED = _record_mine(JobEventKind.ERRORED), _record_mine(JobEventKind.CRASHED)
+_WRITES: dict[tuple[type[Outcome], JobState], tuple[Insert | Update, ...]] = {
+    (Succeeded, JobState.SUCCEEDED): (_SUCCEED,),
+    (Failed, JobState.FAILED): (_MINE.values(state=JobState.FAILED, finished_at=db_now(), **_GIVEN_ERROR),),
+    (Errored, JobState.QUEUED): (_ERRORED, _MINE.values(**_BACK, **_REST, **_ONE_ERROR)),
+    (Errored, JobState.DEAD): (_ERRORED, _MINE.values(**_DEAD, retry_at=None, **_ONE_ERROR)),
+    (Crashed, JobState.QUEUED): (_CRASHED, _MINE.values(**_BACK, **_ONE_CRASH)),
+    (Crashed, JobState.DEAD): (_CRASHED, _MINE.values(**_DEAD, **_ONE_CRASH)),
+    (Late, JobState.EXPIRED): (_MINE.values(**_EXPIRED),),
 }
-"""What is executed for each kind of outcome; the last one moves the job."""
+"""What is executed for each kind of outcome and the state it leads to; the last one moves the job."""
 _LOCK = locked(among(Job.id, "b_ids"))
 
 
@@ -249,25 +236,42 @@ def commit(
     model_id: int,
     limits: Limits,
     pause_s: Callable[[int], float],
-) -> int:
+) -> dict[JobState, int]:
     """Write what became of claimed jobs: the same few statements, however many jobs.
 
     Args:
         pause_s: how long a job rests after its so-manyeth error of ours.
 
     Returns:
-        Rows written; fewer than ``outcomes`` when the fence refused some.
+        How many jobs are now in which state; fewer than ``outcomes`` in all when the fence refused some.
     """
-    rows: dict[type[Outcome], list[dict[str, Any]]] = {}
+    rows: dict[tuple[type[Outcome], JobState], list[dict[str, Any]]] = {}
     for outcome in sorted(outcomes, key=lambda o: o.claim.job_id):
-        row = _held(outcome.claim, worker_id) | _what_became(outcome, model_id, limits, pause_s)
-        rows.setdefault(type(outcome), []).append(row)
+        state = _state_after(outcome, limits)
+        row = _held(outcome.claim, worker_id) | _what_became(outcome, state, model_id, pause_s)
+        rows.setdefault((type(outcome), state), []).append(row)
     if len(rows) > 1:  # a kind's own rows are locked in the order of their ids; so must be those of all
         connection.execute(_LOCK, {"b_ids": [outcome.claim.job_id for outcome in outcomes]})
-    return sum(
-        [connection.execute(statement, rows[kind]).rowcount for statement in _WRITES[kind]][-1]
-        for kind in rows
-    )
+    written: Counter[JobState] = Counter()
+    for kind, values in rows.items():
+        written[kind[1]] += [connection.execute(each, values).rowcount for each in _WRITES[kind]][-1]
+    return dict(written)
+
+
+def _state_after(outcome: Outcome, limits: Limits) -> JobState:
+    """Return the state that an outcome leads to; what the claim counted holds as long as the fence does."""
+    match outcome:
+        case Succeeded():
+            return JobState.SUCCEEDED
+        case Failed():
+            return JobState.FAILED
+        case Late():
+            return JobState.EXPIRED
+        case Errored():
+            is_last = not outcome.is_retryable or outcome.claim.errors + 1 >= limits.max_attempts
+        case Crashed():
+            is_last = outcome.claim.crashes + 1 >= limits.max_crashes
+    return JobState.DEAD if is_last else JobState.QUEUED
 
 
 def _held(claim: Claim, worker_id: UUID) -> dict[str, Any]:
@@ -275,7 +279,7 @@ def _held(claim: Claim, worker_id: UUID) -> dict[str, Any]:
 
 
 def _what_became(
-    outcome: Outcome, model_id: int, limits: Limits, pause_s: Callable[[int], float]
+    outcome: Outcome, state: JobState, model_id: int, pause_s: Callable[[int], float]
 ) -> dict[str, Any]:
     """Return what the statements of this kind of outcome need beside the fence."""
     match outcome:
@@ -292,17 +296,9 @@ def _what_became(
         case Late():
             return {}
     error = {"b_code": outcome.code, "b_detail": storable(outcome.detail)}
-    match outcome:
-        case Failed():
-            return error
-        case Errored():
-            return error | {
-                "b_final": not outcome.is_retryable,
-                "b_pause_s": pause_s(outcome.claim.errors + 1),
-                "b_max_attempts": limits.max_attempts,
-            }
-        case Crashed():
-            return error | {"b_max_crashes": limits.max_crashes}
+    if isinstance(outcome, Errored) and state is JobState.QUEUED:
+        return error | {"b_pause_s": pause_s(outcome.claim.errors + 1)}
+    return error
 
 
 _RELEASE = _MINE.values(state=JobState.QUEUED, attempt=Job.attempt - 1, worker_id=None, claimed_at=None)
@@ -343,11 +339,14 @@ def return_silent(connection: Connection, *, silent_after_s: float, limits: Limi
         .with_for_update(skip_locked=True)
     )
     charge = case((or_(Job.crashes == 0, Job.attempt >= SUSPECT_ATTEMPTS), 1), else_=0)
+    is_last = Job.crashes + charge >= limits.max_crashes
     statement = (
         update(Job)
         .where(Job.id.in_(theirs))
         .values(
-            **_back_or_dead(Job.crashes + charge >= limits.max_crashes),
+            state=case((is_last, JobState.DEAD.value), else_=JobState.QUEUED.value),
+            finished_at=case((is_last, db_now()), else_=None),
+            published_at=None,
             crashes=Job.crashes + charge,
             error_code=WorkerCrashedError.code,
             error_detail=_FELL_SILENT,

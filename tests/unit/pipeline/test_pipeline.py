@@ -20,7 +20,7 @@ from alexq_schema.errors import (
     ImageNotFoundError,
 )
 from alexq_schema.ids import new_id
-from alexq_schema.job import Job
+from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
 from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, PredictionWriter, Succeeded
 from alexq_worker.pipeline.commit import CommitReport
@@ -34,6 +34,7 @@ MAX_BATCH = 8
 
 @dataclass
 class Committed:
+    states: Mapping[JobState, int] = field(default_factory=dict)
     fenced: int = 0
     answers: Mapping[UUID, Job] = field(default_factory=dict)
 

@@ -44,6 +44,22 @@ def describe(device: torch.device) -> str:
     return str(device)
 
 
+def memory(device: torch.device) -> dict[str, int]:
+    """Return bytes of the device's memory by kind; empty for a device that has none of its own.
+
+    ``total`` and ``free`` are the device's, ``reserved`` and ``allocated`` this process's part.
+    """
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "total": total,
+        "free": free,
+        "reserved": torch.cuda.memory_reserved(device),
+        "allocated": torch.cuda.memory_allocated(device),
+    }
+
+
 _NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 """CUDA's and PyTorch's allocators; cuBLAS and cuDNN; the host's."""
 

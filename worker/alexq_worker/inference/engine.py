@@ -23,7 +23,13 @@ from alexq_schema.errors import (
 from alexq_schema.job import ModelRef
 from alexq_schema.names import Precision
 from alexq_worker.inference.cuda import CudaRunner, pinned
-from alexq_worker.inference.devices import describe, drop_tensors, is_out_of_memory, resolve_device
+from alexq_worker.inference.devices import (
+    describe,
+    drop_tensors,
+    is_out_of_memory,
+    memory,
+    resolve_device,
+)
 from alexq_worker.inference.forward import DTYPES, Forward
 from alexq_worker.inference.memory import use_huge_pages
 from alexq_worker.inference.runner import DirectRunner, Pending, Runner
@@ -98,6 +104,10 @@ class Engine:
     def is_graphed(self) -> bool:
         """Return whether batches go to the device as CUDA graphs; false beside any other device."""
         return self.runner.is_graphed
+
+    def device_memory(self) -> dict[str, int]:
+        """Return bytes of the device's memory by kind; empty where it is the host's. For any thread."""
+        return memory(self.forward.device)
 
     def new_batch(self) -> NDArray[np.uint8]:
         """Return an empty batch, uint8[max_batch, crop, crop, 3], in pinned memory beside a CUDA device."""

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexq_schema import logs
 from alexq_schema.errors import AlexqError, FailedError, ImageError
 from alexq_schema.images import open_image_store
 from alexq_schema.models import ModelStore
@@ -63,11 +64,11 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.dup(1)
     os.dup2(2, 1)  # before torch is imported: libraries print
-    logging.basicConfig(stream=sys.stderr, format="isolation child: %(levelname)s %(name)s: %(message)s")
     requests = sys.stdin.buffer
     if not (line := requests.readline()):
         return 0
     setup = Setup.model_validate_json(line)
+    logs.configure(setup.log_format, "isolation")
     try:
         classifier = Classifier(setup)
     except AlexqError as error:
@@ -114,7 +115,7 @@ class Classifier:
             return _errored(job.job_id, error)
         except Exception as error:  # the process loop
             _exit_if_out_of_memory(error)
-            log.exception("job %s failed in a way that has no name", job.job_id)
+            log.exception("a job failed in a way that has no name", extra={"job_id": job.job_id})
             return _errored(job.job_id, FailedError(f"{type(error).__name__}: {error}"))
 
     def _classify(self, job: Job) -> Answer:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from alexq_schema.job import TOP_K
 from alexq_schema.messages import Sha256
 from alexq_schema.names import Precision
+from alexq_schema.settings import LogFormat
 
 MAX_ANSWER_BYTES = 65_536
 """A longer answer is none."""
@@ -57,6 +58,7 @@ class Setup(Line):
     max_image_pixels: int
     memory_bytes: int
     """Above what the child holds once the model is warm; Linux only."""
+    log_format: LogFormat = "console"
 
 
 class Job(Line):

@@ -115,7 +115,7 @@ class IsolatedEngine:
         try:
             return self._begun(child, job)
         except (EngineError, WorkerCrashedError) as error:
-            log.info("another isolation process gets job %s: %s", job.job_id, error)
+            log.info("another isolation process gets the job: %s", error, extra={"job_id": job.job_id})
             child.end()
         try:
             return self._begun(self._ready_child(), job)
@@ -179,7 +179,11 @@ class IsolatedEngine:
             self._end_child()
         if is_stopping:
             return Errored(claim, EngineError.code, STOPPING, is_retryable=True)
-        log.warning("job %s, alone in a child: %s", claim.job_id, error)
+        log.warning(
+            "a job alone in a child: %s",
+            error,
+            extra={"job_id": claim.job_id, "submission_id": claim.submission_id},
+        )
         if isinstance(error, EngineError):
             return Errored(claim, EngineError.code, error.detail, is_retryable=True)
         detail = error.detail

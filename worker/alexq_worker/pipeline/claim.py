@@ -61,7 +61,7 @@ class Claimer:
             return
         now = self._flow.clock()
         items = [
-            Item(claim, owner[claim.job_id], None if claim.left_s is None else now + claim.left_s)
+            Item(claim, owner[claim.job_id], None if claim.left_s is None else now + claim.left_s, now)
             for claim in claims
         ]
         with self._flow.lock:

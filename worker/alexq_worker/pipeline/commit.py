@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from alexq_schema.errors import DeadlineError
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, PredictionWriter, Succeeded
+from alexq_schema.job import JobState
+from alexq_schema.names import Lane
+from alexq_schema.work import Crashed, Errored, Failed, Late, Outcome, PredictionWriter, Succeeded
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.ports import JobTable
 
@@ -18,11 +22,26 @@ from alexq_worker.pipeline.ports import JobTable
 class BatchReport:
     """One batch that went through the model."""
 
+    batch_id: int
+    """Its number among this worker's."""
     size: int
     """Images."""
-    decode_s: float
-    """Summed over the images."""
+    limit: int
+    """Images that it might have had."""
+    decode_s: Sequence[float]
+    """Of each image."""
+    ready_s: Sequence[float]
+    """How long each image waited, decoded, for the device."""
     forward_s: float
+
+
+class JobReport(NamedTuple):
+    """One job whose attempt is over."""
+
+    outcome: Outcome
+    lane: Lane
+    total_s: float
+    """Since it was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +49,9 @@ class CommitReport:
     """One transaction: every batch, and every input at fault, that was finished by then."""
 
     batches: tuple[BatchReport, ...]
-    claims: tuple[Claim, ...]
+    jobs: Sequence[JobReport]
+    states: Mapping[JobState, int]
+    """How many of them are now in which state; ``queued`` are those to be tried again."""
     failed: Mapping[str, int]
     """How often each error code occurred: inputs at fault, and errors of ours."""
     fenced: int
@@ -63,6 +84,7 @@ class CommitStage:
         self._predictions = PredictionWriter(labels)
         self._finished = finished
         self._on_committed = on_committed
+        self._batch_ids = itertools.count(1)
 
     def run(self) -> None:
         """Commit until the engine's thread says that nothing more comes."""
@@ -89,17 +111,28 @@ class CommitStage:
             "commit", lambda: self._table.commit(outcomes), even_draining=True
         )
         assert committed is not None
-        commit_s = self._flow.clock() - started
-        forwarded = [part for part in done if isinstance(part, Forwarded)]
+        ended = self._flow.clock()
         report = CommitReport(
             batches=tuple(
-                BatchReport(len(part.items), sum(item.decode_s for item in part.items), part.forward_s)
-                for part in forwarded
+                BatchReport(
+                    next(self._batch_ids),
+                    len(part.items),
+                    part.limit,
+                    [item.decode_s for item in part.items],
+                    [part.began_at - item.decoded_at for item in part.items],
+                    part.forward_s,
+                )
+                for part in done
+                if isinstance(part, Forwarded)
             ),
-            claims=tuple(item.claim for item, _ in pairs),
+            jobs=[
+                JobReport(outcome, item.ticket.lane, item.claim.waited_s + ended - item.claimed_at)
+                for item, outcome in pairs
+            ],
+            states=committed.states,
             failed=Counter(_code(o) for o in outcomes if not isinstance(o, Succeeded)),
             fenced=committed.fenced,
-            commit_s=commit_s,
+            commit_s=ended - started,
             in_flight=self._flow.in_flight - len(pairs),
         )
         self._on_committed(report)

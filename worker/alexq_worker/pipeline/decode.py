@@ -50,7 +50,8 @@ class DecodeStage:
             started = self._flow.clock()
             with self._flow.step(f"decoding image {item.claim.image_key} of job {item.claim.job_id}"):
                 picture = load_picture(self._images, self._decoder, item.claim.image_key)
-            item.decode_s = self._flow.clock() - started
+            item.decoded_at = self._flow.clock()
+            item.decode_s = item.decoded_at - started
             self._policy.observe_decode(item.decode_s)
             if isinstance(picture, AlexqError):
                 self._finished.put(Ended(item, outcome_of(item.claim, picture)))

@@ -40,6 +40,9 @@ class Item:
     ticket: Ticket
     expires_at: float | None = None
     """Its deadline by this process's clock, if it has one."""
+    claimed_at: float = 0.0
+    """By this process's clock, as the next."""
+    decoded_at: float = 0.0
     decode_s: float = 0.0
 
 
@@ -53,6 +56,9 @@ class Forwarded:
 
     items: list[Item]
     top: TopK
+    limit: int
+    """Images that it might have had."""
+    began_at: float
     forward_s: float
 
 
@@ -92,6 +98,10 @@ class Flow:
     def in_flight(self) -> int:
         """Job ids in flight, of all lanes."""
         return sum(self._in_flight.values())
+
+    def in_flight_of(self, lane: Lane) -> int:
+        """Return the job ids in flight of one lane."""
+        return self._in_flight[lane]
 
     def room(self, lane: Lane) -> int:
         """Return how many more jobs of this lane should be handed in."""

@@ -69,4 +69,4 @@ class ForwardStage:
             return self._classify(items[:half], pixels[:half]) + self._classify(items[half:], pixels[half:])
         forward_s = self._flow.clock() - started
         self._policy.cost.observe(len(items), forward_s)
-        return [Forwarded(items, top, forward_s)]
+        return [Forwarded(items, top, self._policy.limit, started, forward_s)]

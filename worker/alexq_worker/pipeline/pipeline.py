@@ -143,6 +143,10 @@ class Pipeline:
         """Return how many more jobs of this lane should be handed in."""
         return self._flow.room(lane)
 
+    def in_flight(self, lane: Lane) -> int:
+        """Return how many jobs of this lane are in flight."""
+        return self._flow.in_flight_of(lane)
+
     @property
     def is_draining(self) -> bool:
         """Return whether :meth:`drain` was called."""

@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from alexq_schema.job import Job
+from alexq_schema.job import Job, JobState
 from alexq_schema.work import Claim, Outcome
 
 Pixels = NDArray[np.uint8]
@@ -36,6 +36,10 @@ class JobTable(Protocol):
 
 class Committed(Protocol):
     """What a commit did."""
+
+    @property
+    def states(self) -> Mapping[JobState, int]:
+        """How many jobs are now in which state; ``queued`` are those to be tried again."""
 
     @property
     def fenced(self) -> int:

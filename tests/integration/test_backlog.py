@@ -1,0 +1,59 @@
+"""What is unfinished, counted on real databases."""
+
+from __future__ import annotations
+
+import pytest
+
+from alexq_schema.db import backlog
+from alexq_schema.db.backlog import Waiting
+from alexq_schema.db.clock import db_now
+from alexq_schema.db.session import Database
+from alexq_schema.names import Lane
+from alexq_schema.work import Errored
+from tests.helpers.system import System
+
+
+@pytest.fixture
+def system(database: Database) -> System:
+    return System(database)
+
+
+def waiting(system: System) -> dict[Lane, Waiting]:
+    with system.database.read() as connection:
+        return backlog.waiting(connection)
+
+
+def running(system: System) -> int:
+    with system.database.read() as connection:
+        return backlog.running(connection)
+
+
+def test_nothing_waits_in_an_idle_system(system: System) -> None:
+    assert waiting(system) == {Lane.INTERACTIVE: Waiting(), Lane.BULK: Waiting()}
+    assert list(waiting(system)) == list(Lane)
+    assert running(system) == 0
+
+
+def test_jobs_are_counted_by_lane_with_the_age_of_the_oldest(system: System) -> None:
+    bulk = system.queue(5)
+    single = system.queue(2, lane=Lane.INTERACTIVE)
+    system.change(bulk[1:2], published_at=db_now(-90.0))  # in whatever order ids are
+    system.change(single[:1], published_at=db_now(-5.0))
+    system.claim(bulk[3:])
+
+    found = waiting(system)
+
+    assert (found[Lane.INTERACTIVE].jobs, found[Lane.BULK].jobs, running(system)) == (2, 3, 2)
+    assert found[Lane.INTERACTIVE].oldest_s == pytest.approx(5, abs=3)
+    assert found[Lane.BULK].oldest_s == pytest.approx(90, abs=3)
+
+
+def test_jobs_rest_after_an_error_of_ours_until_the_pause_is_over(system: System) -> None:
+    resting, due = system.claim(system.queue(2))
+    system.commit([Errored(due, "code", "why")])
+    system.pause_s = 60.0
+    system.commit([Errored(resting, "code", "why")])
+
+    found = waiting(system)[Lane.BULK]
+
+    assert (found.jobs, found.resting) == (2, 1)

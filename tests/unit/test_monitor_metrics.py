@@ -1,0 +1,90 @@
+"""What the dashboard's ``/metrics`` tells of what its sources told last."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from alexq_monitor.history import Piece
+from alexq_monitor.metrics import System
+from alexq_monitor.overview import Live
+from alexq_schema.db.backlog import Waiting
+from alexq_schema.db.dashboard import DeadGroup, WorkerState
+from alexq_schema.errors import BrokerUnavailableError, DatabaseUnavailableError
+from alexq_schema.job import ModelRef
+from alexq_schema.names import Lane
+
+AT = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def worker(silent_s: float = 0.0, unhealthy: str | None = None, *, stopped: bool = False) -> WorkerState:
+    model = ModelRef(name="alexnet", version="1", precision="fp32", trained=True)
+    return WorkerState(UUID(int=1), "gpu-1", 4711, "cpu", model, AT, silent_s, stopped, unhealthy)
+
+
+def live(*workers: WorkerState) -> Live:
+    return Live(
+        at=AT,
+        minute=0,
+        lanes={Lane.INTERACTIVE: Waiting(), Lane.BULK: Waiting(5, 2, 12.5)},
+        running=3,
+        workers=list(workers),
+        last_seen_s=None,
+        dead=[DeadGroup("image_lost", 4, AT, 1), DeadGroup(None, 1, AT, 1)],
+        is_empty=False,
+        tail=Piece(0, 0, {}),
+    )
+
+
+@pytest.fixture
+def system() -> System:
+    return System(lambda worker: worker.is_alive(10.0))
+
+
+def told(system: System) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in system.collect()
+        for sample in family.samples
+    }
+
+
+def test_everything_that_is_known_is_told(system: System) -> None:
+    system.live = live(worker(), worker(99.0), worker(99.0, stopped=True), worker(unhealthy="broke"))
+    system.messages = {Lane.INTERACTIVE: 0, Lane.BULK: 7}
+
+    assert told(system) == {
+        ("alexq_source_up", "database"): 1,
+        ("alexq_source_up", "broker"): 1,
+        ("alexq_queue_messages", "interactive"): 0,
+        ("alexq_queue_messages", "bulk"): 7,
+        ("alexq_queue_jobs", "interactive", "due"): 0,
+        ("alexq_queue_jobs", "interactive", "resting"): 0,
+        ("alexq_queue_jobs", "bulk", "due"): 3,
+        ("alexq_queue_jobs", "bulk", "resting"): 2,
+        ("alexq_queue_oldest_seconds", "interactive"): 0,
+        ("alexq_queue_oldest_seconds", "bulk"): 12.5,
+        ("alexq_running_jobs",): 3,
+        ("alexq_dead_jobs",): 5,
+        ("alexq_workers", "alive"): 1,
+        ("alexq_workers", "silent"): 1,
+    }
+
+
+def test_what_a_source_that_is_down_knew_is_left_out(system: System) -> None:
+    assert told(system) == {("alexq_source_up", "database"): 0, ("alexq_source_up", "broker"): 0}
+
+    system.live, system.messages = DatabaseUnavailableError("down"), {Lane.BULK: 7}
+
+    assert told(system) == {
+        ("alexq_source_up", "database"): 0,
+        ("alexq_source_up", "broker"): 1,
+        ("alexq_queue_messages", "bulk"): 7,
+    }
+
+    system.live, system.messages = live(), BrokerUnavailableError("down")
+
+    assert told(system)["alexq_source_up", "database"] == 1
+    assert ("alexq_queue_messages", "bulk") not in told(system)

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from alexq_producer.gateway.headers import Instant
 from alexq_schema.db.delivery_log import IDS_PER_STATEMENT, DeliveryRow
 from alexq_schema.db.webhooks import MAX_URL_LENGTH, KnownWebhook
 from alexq_schema.webhooks import DeliveryState, Event
@@ -101,7 +102,7 @@ class Replay(BaseModel):
     """Which ended deliveries to make again: these, or those handed in since then; else those that failed."""
 
     delivery_ids: list[UUID] | None = Field(default=None, min_length=1, max_length=IDS_PER_STATEMENT)
-    since: AwareDatetime | None = None
+    since: Instant | None = None
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Self:

@@ -128,7 +128,7 @@ def serve(settings: Settings) -> None:
     require_bindable(core)
     app = create_app(core)
     config = uvicorn.Config(
-        Measured(Direct(app), app.state.metrics),
+        Measured(Direct(app, jobs.router), app.state.metrics),
         host=settings.gateway_address,
         port=settings.gateway_port,
         loop="asyncio",  # uvloop has no bound on what it reads at a time

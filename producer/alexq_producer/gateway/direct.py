@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError
@@ -46,13 +46,13 @@ Endpoint = Callable[[Request, Caller, float | None, JobOptions, str | None], Awa
 
 
 class Direct:
-    """An ASGI application that answers ``POST /v1/jobs`` itself and leaves the rest to ``app``."""
+    """An ASGI application that answers ``POST /v1/jobs``, of ``router``, and leaves the rest to ``app``."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, router: APIRouter) -> None:
         self._app = app
         [self._route] = [
             route
-            for route in app.routes
+            for route in router.routes
             if isinstance(route, APIRoute) and (route.path, route.methods) == ("/v1/jobs", {"POST"})
         ]
         self._submit_image: Endpoint = self._route.endpoint

@@ -10,13 +10,18 @@ the gateway's.
 
 The time of one: on an idle system with one worker whose device is a pause, ``Prefer: wait`` beside
 ``Producer.classify`` of the SDK, in turns.
+
+Without Redis: what ``POST /v1/jobs`` takes, one at a time, while the broker hangs (SIGSTOP) and when it is
+gone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import signal
 import socket
 import statistics
 import sys
@@ -51,6 +56,8 @@ TARGETS = {"single": 800.0, "submission": 2_000.0}
 """Images/s on two cores."""
 ADDED_MS = 5.0
 """What the gateway may add to the median time of one image."""
+WITHOUT_REDIS_MS = 250.0
+"""What 99 of 100 accepted images may take while Redis is away."""
 
 
 @contextmanager
@@ -151,6 +158,31 @@ def time_of_one(servers: Services, count: int) -> dict[str, Any]:
     }
 
 
+def without_redis(servers: Services, count: int) -> dict[str, dict[str, float]]:
+    """Return what an accepted image takes while Redis hangs, and when it is gone, in milliseconds."""
+    pictures, took_ms = Pictures(), {"hangs": np.zeros(count), "gone": np.zeros(count)}
+    with gateway(servers) as (port, _):
+        connection = Connection(port)
+        for image in pictures.take(WARM_UP):
+            connection.post("/v1/jobs", "image/jpeg", image)
+        os.kill(servers.broker.pid, signal.SIGSTOP)
+        for took in took_ms.values():
+            for number, image in enumerate(pictures.take(count)):
+                started = time.perf_counter()
+                connection.post("/v1/jobs", "image/jpeg", image)
+                took[number] = 1e3 * (time.perf_counter() - started)
+            servers.broker.kill()  # and then it is gone
+        connection.close()
+    return {
+        name: {
+            "p50": round(float(np.quantile(took, 0.5)), 2),
+            "p99": round(float(np.quantile(took, 0.99)), 2),
+            "max": round(float(took.max()), 2),
+        }
+        for name, took in took_ms.items()
+    }
+
+
 def main() -> None:
     """Measure, print the tables, write the result file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -167,7 +199,10 @@ def main() -> None:
                 taking += take_in(servers, arguments.rounds, arguments.seconds)
         with where.services("sqlite") as servers:
             one = time_of_one(servers, arguments.images)
+        with where.services("sqlite") as servers:
+            away = without_redis(servers, arguments.images)
     show(taking, one)
+    show_without_redis(away)
     if arguments.save:
         record = {
             **conditions("fastapi", "uvicorn", "sqlalchemy"),
@@ -177,6 +212,7 @@ def main() -> None:
             "mean_image_bytes": round(statistics.mean(map(len, jpegs(DISTINCT)))),
             "taking_in": taking,
             "time_of_one": one,
+            "without_redis_ms": away,
         }
         RESULT.write_text(json.dumps(record, indent=2) + "\n")
 
@@ -208,6 +244,16 @@ def show(taking: Sequence[dict[str, Any]], one: dict[str, Any]) -> None:
     console.print(
         f"the gateway adds {added} ms, allowed {ADDED_MS:g}: {'kept' if added <= ADDED_MS else 'NOT KEPT'}"
     )
+
+
+def show_without_redis(away: dict[str, dict[str, float]]) -> None:
+    """Print what an accepted image takes without Redis, and whether the target was reached."""
+    for name, took in away.items():
+        kept = "kept" if took["p99"] <= WITHOUT_REDIS_MS else "NOT KEPT"
+        Console().print(
+            f"Redis {name}: p50 {took['p50']}, p99 {took['p99']}, max {took['max']} ms, "
+            f"allowed {WITHOUT_REDIS_MS:g}: {kept}"
+        )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import struct
 import subprocess
@@ -292,7 +291,6 @@ def test_base64_may_be_nested_as_the_shape_is(client: httpx2.Client, system: Sys
     error(client.post(INFER, json=request, headers=AT_ONCE), 504)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tritonclient") is None, reason="no tritonclient here")
 def test_tritonclient_works_as_it_is(
     gateway: GatewayProcess,
     settings: Settings,

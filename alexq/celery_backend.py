@@ -18,7 +18,7 @@ from celery.exceptions import TaskRevokedError
 
 from alexq_schema.db import queries
 from alexq_schema.db.session import Database
-from alexq_schema.errors import UsageError
+from alexq_schema.errors import DatabaseUnavailableError, UsageError
 from alexq_schema.job import Job, JobState
 from alexq_schema.settings import Settings
 
@@ -31,6 +31,9 @@ _STATES = {
 
 class JobResultBackend(BaseBackend):  # type: ignore[misc]
     """Registered under the name ``alexq`` by this distribution's entry point."""
+
+    connection_errors = (DatabaseUnavailableError,)
+    """What it raises where the database does not answer: Flower then says so."""
 
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
         """Prepare; connects on first use.

@@ -34,8 +34,12 @@ BATCHES_KEPT_S: Final = 10.0
 
 
 def celery_app(settings: Settings) -> Celery:
-    """Return a Celery app that can see and steer the workers; JSON is all it reads or writes."""
-    app = Celery("alexq_monitor", broker=settings.broker_url, set_as_current=False)
+    """Return a Celery app that can see and steer the workers; JSON is all it reads or writes.
+
+    Its result backend reads jobs from SQL, so that Flower's ``/api/task/result/ID`` knows every job, old ones
+    too. Flower asks the current app for results, so this one is it.
+    """
+    app = Celery("alexq_monitor", broker=settings.broker_url, backend=f"alexq+{settings.database_url}")
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",

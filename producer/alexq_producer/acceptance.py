@@ -20,7 +20,8 @@ from alexq_schema.db.idempotency import Claim
 from alexq_schema.db.session import Database
 from alexq_schema.errors import DatabaseUnavailableError
 from alexq_schema.images import ImageStore, Staging
-from alexq_schema.names import TASK_CLASSIFY_JOBS, Lane
+from alexq_schema.messages import Unpublished
+from alexq_schema.names import TASK_CLASSIFY_JOBS
 
 MAX_UNSENT = 50_000
 """Jobs whose messages wait to go out, where they go out later; those of more are left to the sweeper."""
@@ -89,21 +90,21 @@ class Acceptance:
 
     def _publish(self, submissions: Sequence[NewSubmission]) -> None:
         jobs = [
-            (job.job_id, TASK_CLASSIFY_JOBS, submission.lane)
+            Unpublished(job.job_id, submission.submission_id, TASK_CLASSIFY_JOBS, submission.lane)
             for submission in submissions
             for job in submission.jobs
         ]
         if self._later is None:
             self._send(jobs)
         elif not self._later.put(jobs):
-            self._ask_sweeper([job_id for job_id, *_ in jobs])
+            self._ask_sweeper([job.job_id for job in jobs])
 
-    def _send(self, jobs: Sequence[tuple[UUID, str, Lane]]) -> None:
+    def _send(self, jobs: Sequence[Unpublished]) -> None:
         try:
             publish(self._celery, jobs)
         except (KombuError, OSError) as error:
             log.warning("the broker does not answer (%s): %d accepted jobs go out later", error, len(jobs))
-            self._ask_sweeper([job_id for job_id, *_ in jobs])
+            self._ask_sweeper([job.job_id for job in jobs])
 
     def _ask_sweeper(self, job_ids: Sequence[UUID]) -> None:
         try:

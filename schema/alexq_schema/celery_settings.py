@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from alexq_schema.ids import new_id
-from alexq_schema.messages import ClassifyImage, ClassifyJobs
+from alexq_schema.messages import ClassifyImage, ClassifyJobs, Unpublished
 from alexq_schema.names import (
     HEADER_JOBS,
     IDS_PER_MESSAGE,
@@ -43,8 +43,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def publish(app: Any, jobs: Iterable[tuple[UUID, str, Lane]]) -> None:
-    """Tell workers to look at these (job id, task name, lane) rows; pipelined, many ids to a message.
+def publish(app: Any, jobs: Iterable[Unpublished]) -> None:
+    """Tell workers to look at these rows; pipelined, many ids to a message.
 
     Args:
         app: a Celery app configured with :func:`celery_config`.
@@ -52,12 +52,12 @@ def publish(app: Any, jobs: Iterable[tuple[UUID, str, Lane]]) -> None:
     Raises:
         kombu.exceptions.KombuError, OSError: the broker does not answer; any part may have gone out.
     """
-    alike: defaultdict[tuple[str, Lane], list[UUID]] = defaultdict(list)
-    for job_id, task, lane in jobs:
-        alike[task, lane].append(job_id)
+    alike: defaultdict[tuple[str, Lane], list[Unpublished]] = defaultdict(list)
+    for job in jobs:
+        alike[job.task, job.lane].append(job)
     with app.producer_or_acquire() as producer, producer.batch():
-        for (task, lane), job_ids in alike.items():
-            for task_id, kwargs, count, told in _messages(task, job_ids):
+        for (task, lane), of_one_kind in alike.items():
+            for task_id, kwargs, count, told in _messages(task, of_one_kind):
                 app.send_task(
                     task,
                     kwargs=kwargs,
@@ -71,13 +71,20 @@ def publish(app: Any, jobs: Iterable[tuple[UUID, str, Lane]]) -> None:
                 )
 
 
-def _messages(task: str, job_ids: list[UUID]) -> Iterable[tuple[UUID, dict[str, Any], int, str]]:
+def _messages(task: str, jobs: list[Unpublished]) -> Iterable[tuple[UUID, dict[str, Any], int, str]]:
     """Yield task id, body, its number of jobs, and what Flower shows of it."""
     if task == TASK_CLASSIFY_IMAGE:  # Celery's own door: the task id is the job id
-        for job_id in job_ids:
-            yield job_id, ClassifyImage().model_dump(exclude_none=True), 1, "image of an earlier message"
+        for job in jobs:
+            yield job.job_id, ClassifyImage().model_dump(exclude_none=True), 1, "image of an earlier message"
         return
-    remaining = iter(job_ids)
+    remaining = iter(jobs)
     while chunk := list(islice(remaining, IDS_PER_MESSAGE)):
-        count = len(chunk)
-        yield new_id(), ClassifyJobs(job_ids=chunk).model_dump(mode="json"), count, f"{count} jobs"
+        body = ClassifyJobs(job_ids=[job.job_id for job in chunk]).model_dump(mode="json")
+        yield new_id(), body, len(chunk), _told(chunk)
+
+
+def _told(jobs: list[Unpublished]) -> str:
+    what = f"job {jobs[0].job_id}" if len(jobs) == 1 else f"{len(jobs)} jobs"
+    submissions = {job.submission_id for job in jobs}
+    of = f"submission {jobs[0].submission_id}" if len(submissions) == 1 else f"{len(submissions)} submissions"
+    return f"{what} of {of}"

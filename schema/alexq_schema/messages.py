@@ -7,13 +7,13 @@ during a rolling change, workers are upgraded before producers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from alexq_schema.errors import MessageError
-from alexq_schema.names import IDS_PER_MESSAGE
+from alexq_schema.names import IDS_PER_MESSAGE, Lane
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -48,6 +48,15 @@ class Message(BaseModel):
                 f"{'.'.join(map(str, p['loc'])) or 'message'}: {p['msg']}" for p in error.errors()
             )
             raise MessageError(f"{cls.__name__} message refused: {problems}") from error
+
+
+class Unpublished(NamedTuple):
+    """A job whose message is to go out."""
+
+    job_id: UUID
+    submission_id: UUID | None
+    task: str
+    lane: Lane
 
 
 class ClassifyJobs(Message):

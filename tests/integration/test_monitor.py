@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,9 +10,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,9 +23,12 @@ from alexq.stack.broker import EmbeddedBroker
 from alexq.stack.environment import environment, free_port
 from alexq.stack.log import Log
 from alexq.stack.supervisor import Child, Supervisor
+from alexq_producer import Producer
 from alexq_schema.db.session import Database
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
+from tests.helpers.photos import encode, photo_crops
+from tests.helpers.processes import WorkerProcess
 from tests.helpers.system import System
 
 
@@ -128,6 +134,40 @@ def metrics_of(settings: Settings, prefix: str = "") -> dict[str, float]:
 
 def is_serving(settings: Settings) -> bool:
     return status(f"http://127.0.0.1:{settings.monitor_port}/healthcheck") == 200
+
+
+def test_flowers_own_pages_know_what_alexqs_tasks_are(
+    settings: Settings, start_worker: Callable[..., WorkerProcess], producer: Producer
+) -> None:
+    """Of a message its submission, how many jobs it named and what became of them; of a job its result."""
+    settings = settings.model_copy(update={"monitor_port": free_port("127.0.0.1")})
+    credentials = b64encode(b"me:secret").decode()
+
+    def ask(path: str) -> Any:
+        url = f"http://127.0.0.1:{settings.monitor_port}/api/{path}"
+        request = urllib.request.Request(url, headers={"Authorization": f"Basic {credentials}"})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
+
+    with monitor(settings, {"FLOWER_BASIC_AUTH": "me:secret"}):
+        start_worker()
+        eventually(lambda: is_serving(settings))
+        eventually(lambda: ask("workers?refresh=1"), what="Flower sees the worker")
+        submission = producer.submit([*map(encode, photo_crops(2)), b"GIF89a, cut"])
+        [first, *_] = submission.wait(60)
+        done = eventually(
+            lambda: [task for task in ask("tasks").values() if task["state"] == "SUCCESS"],
+            what="Flower has seen the task",
+        )
+        [task] = done
+        told = ask(f"task/result/{first.job_id}")
+
+    assert task["name"] == "alexq.classify_jobs"
+    assert task["kwargs"] == f"3 jobs of submission {submission.id}"
+    assert task["result"] == "{'jobs': 3, 'claimed': 3, 'succeeded': 2}"
+    assert told["state"] == "SUCCESS"
+    assert told["result"]["job_id"] == str(first.job_id)
+    assert told["result"]["state"] == first.state
 
 
 def test_metrics_tell_of_database_and_broker(tmp_path: Path, broker: EmbeddedBroker, sqlite_url: str) -> None:

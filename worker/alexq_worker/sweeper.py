@@ -17,6 +17,7 @@ from alexq_schema.db.jobs import Ended, Limits
 from alexq_schema.db.session import Database
 from alexq_schema.images import PARTS, ImageStore
 from alexq_schema.job import JobState
+from alexq_schema.messages import Unpublished
 from alexq_schema.names import KEY_QUEUE_EPOCH, Lane
 from alexq_schema.settings import Settings
 from alexq_worker.lifecycle import Heartbeat, Notifier
@@ -169,7 +170,7 @@ class Sweeper:
                 self._publish(missing)
             is_more_left = len(missing) == SWEEP_LIMIT
 
-    def _publish(self, missing: Sequence[tuple[UUID, str, Lane]]) -> None:
+    def _publish(self, missing: Sequence[Unpublished]) -> None:
         try:
             publish(self._app, missing)
         except (KombuError, OSError):

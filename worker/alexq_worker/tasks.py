@@ -71,9 +71,11 @@ class ClassifyJobsTask(_OurTask):
         return self._pipeline.submit(message.job_ids, Lane.BULK if is_bulk else Lane.INTERACTIVE)
 
     def run(self, **body: Any) -> dict[str, int]:
-        """Say how many were still to be done."""
+        """Say how many were still to be done, and how many have a result: what Flower shows."""
         with self._never_losing_the_message():
-            return {"jobs": len(body.get("job_ids", ())), "claimed": self._settled().claimed}
+            summary = self._settled()
+            jobs = len(body.get("job_ids", ()))
+            return {"jobs": jobs, "claimed": summary.claimed, "succeeded": summary.succeeded}
 
 
 class ClassifyImageTask(_OurTask):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from alexq_schema.db.clock import UtcDateTime, db_now, now
 from alexq_schema.db.rows import IS_QUEUED, IS_RUNNING, among, is_still_in, locked
 from alexq_schema.db.tables import Job, Sweeper
 from alexq_schema.job import JobState
+from alexq_schema.messages import Unpublished
 from alexq_schema.names import TASK_CLASSIFY_JOBS, Lane
 
 OVERTAKEN_BY = timedelta(seconds=30)
@@ -39,7 +41,7 @@ def _take(*conditions: ColumnElement[bool]) -> Update:
         update(Job)
         .where(Job.id.in_(chosen))
         .values(published_at=db_now())
-        .returning(Job.id, Job.task, Job.lane)
+        .returning(Job.id, Job.submission_id, Job.task, Job.lane)
     )
 
 
@@ -61,7 +63,7 @@ def take_unpublished(
     limit: int,
     emptied: Collection[Lane] = (),
     lost_after_s: float = LOST_AFTER_S,
-) -> list[tuple[UUID, str, Lane]]:
+) -> list[Unpublished]:
     """Mark up to ``limit`` queued jobs that need a message as published now, a lane's oldest first.
 
     Those are the jobs that were marked so and are due, and those whose message is provably lost:
@@ -73,18 +75,18 @@ def take_unpublished(
         emptied: lanes whose queue is empty: also those of them whose message is older than ``lost_after_s``.
 
     Returns:
-        (job id, task name, lane) of each; publish them, or call :func:`mark_unpublished`.
+        Each of them; publish them, or call :func:`mark_unpublished`.
     """
     lost_before = _lost_before(connection, emptied, timedelta(seconds=lost_after_s))
-    taken: list[tuple[UUID, str, Lane]] = []
+    taken: list[Unpublished] = []
     for lane in Lane:
         steps: list[tuple[Update, dict[str, Any]]] = [(_TAKE_MARKED, {}), (_TAKE_RESTED, {})]
         if lane in lost_before:
             steps.insert(0, (_TAKE_LOST, {"b_before": lost_before[lane]}))
         for statement, values in steps:
             rows = connection.execute(statement, {"b_lane": lane, "b_limit": limit - len(taken), **values})
-            taken += [(row.id, row.task, Lane(row.lane)) for row in rows]
-    return sorted(taken)
+            taken += [Unpublished(row.id, row.submission_id, row.task, Lane(row.lane)) for row in rows]
+    return sorted(taken, key=attrgetter("job_id"))
 
 
 def _lost_before(

@@ -136,8 +136,9 @@ class CommitStage:
             in_flight=self._flow.in_flight - len(pairs),
         )
         self._on_committed(report)
-        for item, _ in pairs:
-            item.ticket.settle(committed.answers.get(item.claim.job_id))
+        for item, outcome in pairs:
+            answer = committed.answers.get(item.claim.job_id)
+            item.ticket.settle(answer, succeeded=isinstance(outcome, Succeeded))
         self._flow.let_go([item for item, _ in pairs])
 
     def _outcomes(self, part: Forwarded | Ended) -> Iterator[tuple[Item, Outcome]]:

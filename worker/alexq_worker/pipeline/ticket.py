@@ -18,6 +18,8 @@ class Summary:
 
     claimed: int = 0
     """Of its jobs, those that were still to be done."""
+    succeeded: int = 0
+    """Of those, the ones that have a result now."""
     given_back: int = 0
     """Of its jobs, those that a stopping worker left for others: the message must go back too."""
     answers: dict[UUID, Job] = field(default_factory=dict)
@@ -41,9 +43,10 @@ class Ticket:
         if claimed == 0:
             self.future.set_result(self._summary)
 
-    def settle(self, answer: Job | None = None) -> None:
+    def settle(self, answer: Job | None = None, *, succeeded: bool) -> None:
         """Note that one claimed job is committed."""
         with self._lock:
+            self._summary.succeeded += succeeded
             if answer is not None and answer.job_id is not None:
                 self._summary.answers[answer.job_id] = answer
             self._close_one()

@@ -117,9 +117,10 @@ class Browser:
         """Return texts whose contrast is under 4.5 (WCAG 2.2, 1.4.3, level AA), with their contrast."""
         return list(self.driver.execute_script(_FAINT_TEXTS))
 
-    def picture(self, width: int) -> bytes:
-        """Return the whole page, of this width, as a PNG."""
-        self.size(width, int(self.driver.execute_script("return document.documentElement.scrollHeight")))
+    def picture(self, width: int, max_height: int | None = None) -> bytes:
+        """Return the whole page, of this width, or its upper part, as a PNG."""
+        height = int(self.driver.execute_script("return document.documentElement.scrollHeight"))
+        self.size(width, height if max_height is None else min(height, max_height))
         return base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", {})["data"])
 
     def complaints(self) -> list[str]:

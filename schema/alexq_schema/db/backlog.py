@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, case, func, or_, select, union_all
 
-from alexq_schema.db.clock import db_now
+from alexq_schema.db.clock import db_now, now
 from alexq_schema.db.rows import IS_QUEUED, IS_RUNNING, is_still_in
 from alexq_schema.db.tables import Job, Submission
 from alexq_schema.job import JobState
@@ -74,19 +75,22 @@ class Queue:
 def queues(connection: Connection) -> dict[Lane, Queue]:
     """Return the queue of each lane."""
     found: dict[Lane, Queue] = {}
+    now_at = now(connection)  # bound below: PostgreSQL goes by no index to what its own clock says
     jobs, waited_s = 0, 0.0
     for lane, one in waiting(connection).items():
         jobs += one.jobs
         waited_s = max(waited_s, one.oldest_s or 0.0)
-        finished = _worked_off(connection, min(waited_s, WINDOW_S)) if waited_s else 0
+        finished = (
+            _worked_off(connection, now_at - timedelta(seconds=min(waited_s, WINDOW_S))) if waited_s else 0
+        )
         found[lane] = Queue(jobs, waited_s, finished)
     return found
 
 
-def _worked_off(connection: Connection, within_s: float) -> int:
+def _worked_off(connection: Connection, since: datetime) -> int:
     # Cancelled and expired jobs end too, but show nothing of the workers' speed.
     was_worked_off = or_(is_still_in(JobState.SUCCEEDED), is_still_in(JobState.FAILED))
-    statement = select(func.count()).where(Job.finished_at > db_now(-within_s), was_worked_off)
+    statement = select(func.count()).where(Job.finished_at > since, was_worked_off)
     return connection.execute(statement).scalar_one()
 
 

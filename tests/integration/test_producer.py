@@ -260,8 +260,10 @@ def test_results_come_in_completion_order_as_they_are_announced(
 
     results = submission.results(timeout_s=20)
     for job_id in order:
-        threading.Timer(0.2, finisher.finish, [job_id], {"submission_id": submission.id}).start()
+        finishing = threading.Timer(0.2, finisher.finish, [job_id], {"submission_id": submission.id})
+        finishing.start()
         seen.append(next(results).job_id)
+        finishing.join()  # its result may have been seen before it was announced
 
     assert seen == order
     assert list(results) == []

@@ -21,8 +21,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## Classify a few photographs through a whole stack
 	$(BIN)/alexq demo
 
+# Most tests wait for processes, so more run at a time than there are cores; one file alone: pytest FILE.
+TESTS_AT_ONCE ?= 4
 test: setup  ## Run every test that needs no GPU
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
 
 check: setup  ## Formatting, lint, types, import rules
 	$(BIN)/ruff format --check

@@ -80,6 +80,8 @@ def run_checks(settings: Settings) -> Iterator[Check]:
         for name in ("broker", "database", "clock", "workers"):
             yield Check(name, ok=False, found=str(error), fix=fix)
     else:
+        from alexq_schema import migrations  # noqa: F401 - loading it is no part of the database's time
+
         for name, check in (
             ("broker", check_broker),
             ("database", check_database),

@@ -7,6 +7,7 @@ A missing server skips locally and fails where ``CI`` is set.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import redis
 from celery import Celery
+from filelock import FileLock
 
 from alexq_producer import Producer
 from alexq_schema import migrations
@@ -37,13 +39,18 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 @pytest.fixture(scope="session")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder whose active version is a seeded untrained AlexNet."""
+def models_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A models folder whose active version is a seeded untrained AlexNet.
+
+    Its 244 MB are made once in a run; each of xdist's processes has a folder of links to them.
+    """
     from alexq_worker.inference.versions import create_untrained
 
-    store = ModelStore(tmp_path_factory.mktemp("models"))
-    store.activate(create_untrained(store).info.ref)
-    return store.models_dir
+    own = tmp_path_factory.getbasetemp()
+    shared = ModelStore((own if worker_id == "master" else own.parent) / "weights")
+    with FileLock(shared.models_dir.with_suffix(".lock")):
+        shared.activate(create_untrained(shared).info.ref)
+    return shutil.copytree(shared.models_dir, own / "models", symlinks=True, copy_function=os.link)
 
 
 @pytest.fixture(scope="session")
@@ -92,19 +99,32 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
         server.stop()
 
 
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """A migrated SQLite database."""
-    url = f"sqlite:///{tmp_path / 'alexq.db'}"
-    migrations.upgrade(url)
-    return url
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "alexq.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    return path
 
 
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A migrated PostgreSQL database of this test's own."""
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A migrated SQLite database of this test's own."""
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'alexq.db')}"
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> Iterator[str]:
+    """A migrated PostgreSQL database, to be copied."""
     with postgres_server.database() as url:
         migrations.upgrade(url)
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer, postgres_template: str) -> Iterator[str]:
+    """A migrated PostgreSQL database of this test's own."""
+    with postgres_server.database(postgres_template) as url:
         yield url
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(probe: Callable[[], T], timeout_s: float = 20.0, every_s: float = 0.05, what: str = "") -> T:
+def eventually(probe: Callable[[], T], timeout_s: float = 60.0, every_s: float = 0.05, what: str = "") -> T:
     """Return the first truthy value of ``probe``.
 
     Raises:

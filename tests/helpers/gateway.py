@@ -42,7 +42,7 @@ class GatewayProcess:
                 stdout=file,
                 stderr=file,
             )
-        eventually(self._answers, 30, what="the gateway answers")
+        eventually(self._answers, what="the gateway answers")
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, f"the gateway exited:\n{self.log.read_text()}"
@@ -54,7 +54,7 @@ class GatewayProcess:
     def client(self, key: str | None = None, **options: Any) -> httpx2.Client:
         """Return an HTTP client of it, with this API key."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        return httpx2.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30, **options)
+        return httpx2.Client(base_url=self.url, headers=headers, trust_env=False, timeout=90, **options)
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the process."""

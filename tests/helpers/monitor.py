@@ -26,7 +26,7 @@ class MonitorProcess:
                 [sys.executable, "-m", "alexq_monitor"], env={**environment(settings), **env}, stderr=file
             )
         self.url = f"http://127.0.0.1:{settings.monitor_port}"
-        self.client = httpx2.Client(base_url=self.url, timeout=30.0)
+        self.client = httpx2.Client(base_url=self.url, timeout=90.0)
 
     def is_up(self) -> bool:
         """Return whether it answers, with or without a prefix."""

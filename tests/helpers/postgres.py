@@ -26,6 +26,9 @@ class PostgresServer:
         )
         self._numbers = itertools.count()
         self._stop = stop
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # no test outlives the machine
+            self._command(f"ALTER SYSTEM SET {setting} = off")
+        self._command("SELECT pg_reload_conf()")
 
     @classmethod
     def start(cls, folder: Path) -> PostgresServer | None:
@@ -60,10 +63,11 @@ class PostgresServer:
         return cls(f"postgresql://postgres@127.0.0.1:{port}/postgres", stop)
 
     @contextlib.contextmanager
-    def database(self) -> Iterator[str]:
-        """Make an empty database, yield its URL, and drop it."""
+    def database(self, template_url: str | None = None) -> Iterator[str]:
+        """Make an empty database or a copy of one that nobody uses, yield its URL, and drop it."""
         name = f"test_{next(self._numbers)}"
-        self._command(f"CREATE DATABASE {name}")
+        template = sqlalchemy.make_url(template_url).database if template_url else "template1"
+        self._command(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
             yield self._url.set(database=name).render_as_string(hide_password=False)
         finally:

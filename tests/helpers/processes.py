@@ -51,7 +51,7 @@ class WorkerProcess:
         """The process id."""
         return self.process.pid
 
-    def wait_ready(self, timeout_s: float = 60.0) -> None:
+    def wait_ready(self, timeout_s: float = 150.0) -> None:
         """Wait until the worker shows itself in the ``workers`` table."""
         database = Database(self.settings.database_url)
 
@@ -75,7 +75,7 @@ class WorkerProcess:
         """Return the resident memory of the process."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
-    def terminate(self, timeout_s: float = 40.0) -> int:
+    def terminate(self, timeout_s: float = 90.0) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)

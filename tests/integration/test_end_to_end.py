@@ -203,13 +203,14 @@ def test_a_worker_starts_only_on_a_model_that_is_whole(
         ({"device": "cuda:7"}, 1, "cuda:7"),
         ({"model": "alexnet/none"}, 1, "alexnet/none"),
         ({"database_url": "postgresql://nobody@127.0.0.1:9/none"}, 3, "does not answer"),
-        ({"database_url": "sqlite:////tmp/alexq-test-empty.db"}, 1, "alexq migrate"),
+        ({"database_url": "sqlite:///{folder}/empty.db"}, 1, "alexq migrate"),
     ],
 )
 def test_a_worker_that_cannot_start_says_why(
-    settings: Settings, change: dict[str, str], code: int, told: str
+    settings: Settings, tmp_path: Path, change: dict[str, str], code: int, told: str
 ) -> None:
-    done = run_worker(settings.model_copy(update=change))
+    update = {name: value.format(folder=tmp_path) for name, value in change.items()}
+    done = run_worker(settings.model_copy(update=update))
 
     assert done.returncode == code
     assert told in done.stderr

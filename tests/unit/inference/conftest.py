@@ -1,4 +1,4 @@
-"""One untrained model version and one warm engine for the whole folder: 244 MB, written once."""
+"""One warm engine for the whole folder."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from alexq_worker.inference.architectures import ARCHITECTURES, Architecture
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.inference.engine import Engine
 from alexq_worker.inference.torchvision_ops import import_torchvision
-from alexq_worker.inference.versions import create_untrained
 
 Reference = Callable[[bytes], torch.Tensor]
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    return ModelStore(tmp_path_factory.mktemp("models"))
+def store(models_dir: Path) -> ModelStore:
+    return ModelStore(models_dir)
 
 
 @pytest.fixture(scope="session")
 def version(store: ModelStore) -> ModelVersion:
-    return create_untrained(store)
+    return store.resolve()
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,25 @@
-"""Starts workers by forking an interpreter that has imported torch already.
+"""Starts processes by forking an interpreter that has imported what they need already.
 
-    python -m benchmarks.chaos.nursery   (a JSON request a line on stdin, JSON news on stdout)
+    python -m benchmarks.chaos.nursery MODULE …   (a JSON request a line on stdin, JSON news on stdout)
 
 Importing takes four of the seven seconds of CPU that a worker's start costs, and the campaign starts fifty
 on two cores, six hundred in the full profile. Nothing has run before the fork but imports; then the
-worker's own ``__main__`` runs, in a session of its own.
+program's own ``__main__`` runs, in a session of its own.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
 import select
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,11 @@ from benchmarks.chaos.processes import Processes
 
 POLL_S = 0.05
 START_S = 120.0
+WORKER = ("alexq_worker.app",)
 
 
 class Child:
-    """A forked worker; the part of ``Popen`` that the fleet uses."""
+    """A forked process; the part of ``Popen`` that fleet and tests use."""
 
     def __init__(self, nursery: Nursery, pid: int) -> None:
         self._nursery = nursery
@@ -50,18 +54,37 @@ class Child:
         """
         with self._nursery.news:
             if not self._nursery.news.wait_for(lambda: self.returncode is not None, timeout):
-                raise subprocess.TimeoutExpired(f"worker {self.pid}", timeout or 0.0)
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
         code = self.returncode
         assert code is not None
         return code
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM, if it still runs."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL, if it still runs."""
+        self.send_signal(signal.SIGKILL)
+
 
 class Nursery:
-    """The campaign's side. Any thread may start children; one thread reads the news."""
+    """Whose processes it starts. Any thread may start children; one thread reads the news."""
 
-    def __init__(self, processes: Processes, log: Path) -> None:
+    def __init__(self, processes: Processes, log: Path, modules: Sequence[str] = WORKER) -> None:
+        """Start one.
+
+        Args:
+            modules: what it imports.
+        """
         env = {**os.environ, "OMP_NUM_THREADS": "1"}  # read once, when the library is loaded
-        argv = [sys.executable, "-m", "benchmarks.chaos.nursery"]
+        argv = [sys.executable, "-m", "benchmarks.chaos.nursery", *modules]
         self._process = processes.start(argv, log=log, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.news = threading.Condition()
         self.codes: dict[int, int] = {}
@@ -70,7 +93,7 @@ class Nursery:
         threading.Thread(target=self._read, name="nursery", daemon=True).start()
 
     def start(self, program: Sequence[str], *, log: Path, env: Mapping[str, str]) -> Child:
-        """Fork a child that runs ``program``: ``-m``, a module, its arguments.
+        """Fork a child that runs ``program``: ``-m`` and a module or ``-c`` and code, its arguments.
 
         Raises:
             TimeoutError: the nursery does not answer.
@@ -99,15 +122,20 @@ class Nursery:
 
 
 def main() -> None:
-    """Serve requests until stdin ends; in a child, run its program."""
-    from alexq_worker import app  # noqa: F401 - what a worker imports, torch above all
-    from alexq_worker.inference.torchvision_ops import import_torchvision
+    """Serve requests until stdin ends, then kill what is left; in a child, run its program."""
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
+    if "torch" in sys.modules:
+        from alexq_worker.inference.torchvision_ops import import_torchvision
 
-    import_torchvision()
+        import_torchvision()
     requests = b""
+    children: set[int] = set()
     while True:
         if select.select([0], [], [], POLL_S)[0]:
-            if not (read := os.read(0, 65_536)):
+            if not (read := os.read(0, 65_536)):  # whose they are is gone
+                for pid in children:
+                    os.kill(pid, signal.SIGKILL)
                 return
             requests += read
         while b"\n" in requests:
@@ -116,12 +144,13 @@ def main() -> None:
             if (pid := os.fork()) == 0:
                 become(told)
                 return
+            children.add(pid)
             say({"number": told["number"], "pid": pid})
-        reap()
+        reap(children)
 
 
-def reap() -> None:
-    """Tell of children that have ended."""
+def reap(children: set[int]) -> None:
+    """Tell of children that have ended, and forget them."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -129,6 +158,7 @@ def reap() -> None:
             return
         if not pid:
             return
+        children.discard(pid)
         say({"pid": pid, "code": os.waitstatus_to_exitcode(status)})
 
 
@@ -146,9 +176,13 @@ def become(told: dict[str, Any]) -> None:
         os.dup2(source, target)
     os.environ.clear()
     os.environ.update(told["env"])
-    _, module, *arguments = told["program"]
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    how, what, *arguments = told["program"]
+    if how == "-c":
+        sys.argv = [how, *arguments]
+        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = [what, *arguments]
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def test_a_worker_killed_in_the_middle_of_five_hundred_jobs_costs_no_job(
     left = submission.counts()
     assert left.get(JobState.RUNNING, 0) > 0, "it was killed too late to matter"
     second = start_worker(max_batch=16)
-    jobs = submission.wait(timeout_s=90)
+    jobs = submission.wait(timeout_s=150)
 
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}
     assert len({job.job_id for job in jobs}) == 500

@@ -55,7 +55,7 @@ def test_no_password_is_ever_shown(
     worker = start_worker()
     photo = encode(photo_crops(1)[0], "JPEG")
     submission = producer.submit([photo] * 5)
-    assert {job.state for job in submission.wait(timeout_s=30)} == {JobState.SUCCEEDED}
+    assert {job.state for job in submission.wait(timeout_s=150)} == {JobState.SUCCEEDED}
     with postgres_server.outage(settings.database_url):
         with pytest.raises(DatabaseUnavailableError) as refused:
             producer.submit(photo)
@@ -63,7 +63,7 @@ def test_no_password_is_ever_shown(
     with stopped_server(settings.broker_url):
         eventually(lambda: "Timeout" in worker.log.read_text(), what="the broker's silence is noticed")
     second = producer.submit(photo)
-    second.wait(timeout_s=60)
+    second.wait(timeout_s=150)
     nowhere = settings.model_copy(
         update={
             "database_url": f"postgresql://someone:{CANARY}@127.0.0.1:9/none",

@@ -105,7 +105,7 @@ def test_a_worker_of_the_previous_release_finishes_its_jobs_beside_a_new_one(
         first = producer.submission(UUID(submitted))
         second = producer.submit([photo.read_bytes()] * 200)
 
-        jobs = first.wait(timeout_s=60) + second.wait(timeout_s=60)
+        jobs = first.wait(timeout_s=150) + second.wait(timeout_s=150)
         assert {(job.state, job.attempt) for job in jobs} == {(JobState.SUCCEEDED, 1)}
         assert new.lines("batch")
         assert old.process.poll() is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from alexq_schema.db import api_keys
 from alexq_schema.db.session import Database
 from alexq_schema.keys import Scope
 from alexq_schema.settings import Settings
+from tests.helpers import nursery
 from tests.helpers.eventually import eventually
 
 JPEG = {"Content-Type": "image/jpeg"}
@@ -35,13 +34,9 @@ class GatewayProcess:
 
     def start(self) -> None:
         """Start it, again after :meth:`kill`; returns when it answers."""
-        with self.log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "alexq_producer.gateway"],
-                env=environment(self.settings),
-                stdout=file,
-                stderr=file,
-            )
+        self.process = nursery.start(
+            ["-m", "alexq_producer.gateway"], log=self.log, env=environment(self.settings)
+        )
         eventually(self._answers, what="the gateway answers")
 
     def _answers(self) -> bool:
@@ -63,7 +58,7 @@ class GatewayProcess:
     def kill(self) -> None:
         """Send SIGKILL, if it still runs, and reap it."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import httpx2
 
 from alexq.stack.environment import environment, free_port
 from alexq_schema.settings import Settings
+from tests.helpers import nursery
 from tests.helpers.eventually import eventually
 
 
@@ -21,10 +20,7 @@ class MonitorProcess:
 
     def __init__(self, settings: Settings, log: Path, env: Mapping[str, str]) -> None:
         self.settings, self.log = settings, log
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "alexq_monitor"], env={**environment(settings), **env}, stderr=file
-            )
+        self.process = nursery.start(["-m", "alexq_monitor"], log=log, env={**environment(settings), **env})
         self.url = f"http://127.0.0.1:{settings.monitor_port}"
         self.client = httpx2.Client(base_url=self.url, timeout=90.0)
 
@@ -59,6 +55,6 @@ def running_monitor(
         yield monitor
     finally:
         monitor.process.kill()
-        monitor.process.wait(10)
+        monitor.process.wait(60)
         monitor.client.close()
     assert "Traceback" not in log.read_text(), log.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from alexq.stack.environment import environment
 from alexq_schema.db import workers
 from alexq_schema.db.session import Database
 from alexq_schema.settings import Settings
+from benchmarks.chaos.nursery import Child
+from tests.helpers import nursery
 from tests.helpers.eventually import eventually
 
 
@@ -40,11 +43,14 @@ class WorkerProcess:
         """
         self.settings = settings.model_copy(update={"log_format": "json"})
         self.log = log
-        what = ["-m", "alexq_worker"] if program is None else ["-c", program]
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [python, *what], env={**environment(self.settings), **(env or {})}, stdout=file, stderr=file
-            )
+        arguments = ["-m", "alexq_worker"] if program is None else ["-c", program]
+        variables = {**environment(self.settings), **(env or {})}
+        self.process: subprocess.Popen[bytes] | Child
+        if python == sys.executable and env is None:
+            self.process = nursery.start(arguments, log=log, env=variables)
+        else:  # another release, or variables that change what is imported
+            with log.open("wb") as file:
+                self.process = subprocess.Popen([python, *arguments], env=variables, stdout=file, stderr=file)
 
     @property
     def pid(self) -> int:
@@ -83,7 +89,7 @@ class WorkerProcess:
     def kill(self) -> None:
         """Send SIGKILL, if it still runs, and reap it."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @contextmanager

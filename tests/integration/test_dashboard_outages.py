@@ -19,7 +19,7 @@ from tests.helpers.monitor import MonitorProcess, running_monitor
 from tests.helpers.processes import stopped_server
 from tests.helpers.system import System
 
-LONGEST_S = 10.0
+LONGEST_S = 30.0
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def run_doctor(settings: Settings, *arguments: str) -> subprocess.CompletedProce
         env=environment(settings),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

@@ -217,7 +217,7 @@ def test_a_gateway_that_stops_ends_its_streams_and_another_goes_on(
         gateway.process.terminate()
         reading.join(60)
         assert ended == [True]
-        assert gateway.process.wait(60) == 0
+        assert gateway.process.wait(150) == 0
         assert sorted(stream.job_ids) == sorted(job_ids[:4])
         assert stream.of("end") == []
 

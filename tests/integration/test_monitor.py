@@ -95,7 +95,7 @@ def test_other_machines_see_nothing_without_a_login(
     tmp_path: Path, broker: EmbeddedBroker, address: str
 ) -> None:
     with monitor(settings_for(tmp_path, broker.url, monitor_address=address)) as process:
-        assert process.wait(30) == 2
+        assert process.wait(150) == 2
         assert process.stderr is not None
         said = process.stderr.read()
     assert "without a login" in said
@@ -113,7 +113,7 @@ def test_with_a_login_it_may_listen_everywhere(tmp_path: Path, broker: EmbeddedB
 
 def test_a_taken_port_is_said_in_one_line(tmp_path: Path, broker: EmbeddedBroker) -> None:
     with monitor(settings_for(tmp_path, broker.url, monitor_port=broker.port)) as process:
-        assert process.wait(30) == 2
+        assert process.wait(150) == 2
         assert process.stderr is not None
         assert f"cannot listen on 127.0.0.1:{broker.port}" in process.stderr.read()
 

@@ -333,7 +333,7 @@ def test_waiting_works_without_a_broker(settings: Settings, database: Database, 
         submission = producer.submit(jpeg())
         threading.Timer(0.5, Finisher(database, client).finish, [submission.job_ids[0]]).start()
 
-        assert submission.wait(timeout_s=20)[0].state is JobState.SUCCEEDED
+        assert submission.wait(timeout_s=150)[0].state is JobState.SUCCEEDED
 
 
 def test_an_earlier_submission_is_found_again(

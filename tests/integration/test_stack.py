@@ -104,7 +104,7 @@ def running(data_dir: Path, models_dir: Path) -> Iterator[Up]:
     finally:
         process.terminate()
         try:
-            process.wait(60)
+            process.wait(150)
         finally:
             process.kill()
 
@@ -131,7 +131,7 @@ def test_it_classifies_and_ctrl_c_leaves_nothing_behind(tmp_path: Path, models_d
         assert len(children) >= 5
 
         up.process.send_signal(signal.SIGINT)
-        assert up.process.wait(60) == 0, up.log
+        assert up.process.wait(150) == 0, up.log
 
         assert [child for child in children if not is_gone(child)] == []
         assert not StackFile.path(data_dir).exists()

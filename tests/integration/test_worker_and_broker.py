@@ -44,7 +44,7 @@ def test_a_single_image_costs_a_fraction_of_a_command(
     with Commands(broker_url) as commands:
         start_worker()
         for submission in submissions:
-            assert [job.state for job in submission.wait(timeout_s=60)] == [JobState.SUCCEEDED]
+            assert [job.state for job in submission.wait(timeout_s=150)] == [JobState.SUCCEEDED]
         eventually(lambda: client.hlen("unacked") == sum(map(client.llen, QUEUES)) == 0)
 
     pops = {"BRPOP", "RPOP", "BLPOP", "LPOP", "BLMPOP", "LMPOP", "LMOVE", "RPOPLPUSH", "LREM", "LTRIM", "DEL"}
@@ -83,7 +83,7 @@ def test_who_watches_sees_each_step_of_every_task(
             return [[event["type"] for event in seen if event.get("uuid") == task] for task in tasks]
 
         with Celery(broker=broker_url, backend=broker_url, set_as_current=False) as answered:
-            assert [answered.AsyncResult(task).get(timeout=60)["state"] for task in tasks] == [
+            assert [answered.AsyncResult(task).get(timeout=150)["state"] for task in tasks] == [
                 "succeeded"
             ] * 3
         assert worker.terminate() == 0

@@ -34,7 +34,7 @@ def live(*workers: WorkerState) -> Live:
         last_seen_s=None,
         dead=[DeadGroup("image_lost", 4, AT, 1), DeadGroup(None, 1, AT, 1)],
         is_empty=False,
-        tail=Piece(0, 0, {}),
+        tail=Piece(0, 0, {}, 0, {}),
     )
 
 

@@ -6,7 +6,6 @@ import hashlib
 import io
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
@@ -166,17 +165,15 @@ def test_no_server_fails_at_once(own, monkeypatch):
         pull(own, url=f"http://127.0.0.1:{port}/alexnet-01234567.pth", progress=False)
 
 
-@pytest.mark.parametrize(("silence_s", "connect_s"), [(0.2, 5.0), (5.0, 0.2)])
+@pytest.mark.parametrize(("silence_s", "connect_s"), [(0.2, 600.0), (600.0, 0.2)])
 def test_a_silent_server_does_not_hold_a_pull(silence_s, connect_s, own, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(download, "SILENCE_S", silence_s)
     monkeypatch.setattr(download, "CONNECT_S", connect_s)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/alexnet-01234567.pth"
-        started = time.monotonic()
         with pytest.raises(ModelDownloadError, match=r"127\.0\.0\.1.*(timed out|did not answer)"):
             pull(own, url=url, progress=False)
-        assert time.monotonic() - started < 3
 
 
 def test_weights_of_another_network_are_refused(mirror, own, tiny_state):

@@ -42,12 +42,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]
 
 
 def settings_for(tmp_path: Path, broker_url: str, **given: object) -> Settings:
-    return Settings.load(
-        data_dir=tmp_path,
-        database_url=f"sqlite:///{tmp_path / 'alexq.db'}",
-        broker_url=broker_url,
-        **{"monitor_port": free_port("127.0.0.1")} | given,
-    )
+    usual = {
+        "database_url": f"sqlite:///{tmp_path / 'alexq.db'}",
+        "monitor_port": free_port("127.0.0.1"),
+    }
+    return Settings.load(data_dir=tmp_path, broker_url=broker_url, **usual | given)
 
 
 @contextmanager
@@ -192,7 +191,8 @@ def test_metrics_follow_flowers_prefix(tmp_path: Path, broker: EmbeddedBroker) -
         url = f"http://127.0.0.1:{settings.monitor_port}/flower/healthcheck"
         eventually(lambda: status(url) == 200)
         told = metrics_of(settings, "/flower")
-    assert told == {  # it was given no database
+    assert told == {  # there are no tables in its database
+        "alexq_source_up database": 0,
         "alexq_source_up broker": 1,
         "alexq_queue_messages interactive": 0,
         "alexq_queue_messages bulk": 0,

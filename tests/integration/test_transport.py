@@ -18,6 +18,7 @@ from redis.exceptions import OutOfMemoryError
 
 from alexq_schema.celery_settings import publish
 from alexq_schema.ids import new_id
+from alexq_schema.messages import Unpublished
 from alexq_schema.names import (
     IDS_PER_MESSAGE,
     QUEUE_CLASSIFY,
@@ -84,7 +85,8 @@ def taker(broker_url: str) -> Iterator[Callable[[int], Taker]]:
 def send(sender: Celery, *sizes: int) -> None:
     """Publish a message for each of these numbers of jobs."""
     for size in sizes:
-        publish(sender, [(new_id(), TASK_CLASSIFY_JOBS, Lane.INTERACTIVE) for _ in range(size)])
+        kind = (new_id(), TASK_CLASSIFY_JOBS, Lane.INTERACTIVE)
+        publish(sender, [Unpublished(new_id(), *kind) for _ in range(size)])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from alexq_schema.settings import Settings
 
 CHECK_TIMEOUT_S: Final = 5.0
 TORCH_TIMEOUT_S: Final = 120.0
-"""Importing torch from a cold disk."""
+"""Importing torch from a cold disk, on a machine that has other work."""
 HASH_TIMEOUT_S: Final = 60.0
 """Reading 233 MiB of weights from a cold disk."""
 WEBHOOKS_OVERDUE_S: Final = 30.0
@@ -33,7 +34,6 @@ _MIN_PYTHON: Final = (3, 11)
 _MIN_REDIS_MAJOR: Final = 7
 
 _TORCH_PROBE: Final = """
-import importlib
 import json
 from alexq_worker.inference.torchvision_ops import import_torchvision
 import_torchvision()
@@ -216,15 +216,11 @@ def check_clock(settings: Settings) -> Check:
     from alexq_schema.db import clock
     from alexq_schema.db.session import Database
 
-    database = Database(settings.database_url)
-    try:
-        with database.read() as connection:
-            clock.now(connection)  # connecting is not part of the measurement
-            before = datetime.now(UTC)
-            theirs = clock.now(connection)
-            after = datetime.now(UTC)
-    finally:
-        database.close()
+    with closing(Database(settings.database_url)) as database, database.read() as connection:
+        clock.now(connection)  # connecting is not part of the measurement
+        before = datetime.now(UTC)
+        theirs = clock.now(connection)
+        after = datetime.now(UTC)
     return judge_clock((theirs - (before + (after - before) / 2)).total_seconds())
 
 
@@ -256,14 +252,10 @@ def check_workers(settings: Settings) -> Check:
     from alexq_schema.db.session import Database
     from alexq_schema.job import JobState
 
-    database = Database(settings.database_url)
-    try:
-        with database.read() as connection:
-            alive = workers.alive(connection, settings.silent_after_s)
-            waiting = queries.counts(connection).get(JobState.QUEUED, 0)
-            untold = delivery_log.overdue(connection, for_s=WEBHOOKS_OVERDUE_S)
-    finally:
-        database.close()
+    with closing(Database(settings.database_url)) as database, database.read() as connection:
+        alive = workers.alive(connection, settings.silent_after_s)
+        waiting = queries.counts(connection).get(JobState.QUEUED, 0)
+        untold = delivery_log.overdue(connection, for_s=WEBHOOKS_OVERDUE_S)
     found = f"{len(alive)} alive, {waiting} jobs wait"
     if untold:
         found += f", {untold} webhook deliveries that nobody looks at"

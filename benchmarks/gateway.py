@@ -22,21 +22,16 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil  # type: ignore[import-untyped,unused-ignore]
 from rich.console import Console
 from rich.table import Table
 
-from alexq.stack.environment import environment, free_port
 from alexq_producer import Producer
 from benchmarks.conditions import conditions
 from benchmarks.gateway_client import IN_SUBMISSION, Client, Connection
@@ -58,29 +53,7 @@ ADDED_MS = 5.0
 """What the gateway may add to the median time of one image."""
 WITHOUT_REDIS_MS = 250.0
 """What 99 of 100 accepted images may take while Redis is away."""
-
-
-@contextmanager
-def gateway(servers: Services) -> Iterator[tuple[int, psutil.Process]]:
-    """Run a gateway; yield its port and its process."""
-    port = free_port("127.0.0.1")
-    settings = servers.settings.model_copy(update={"gateway_port": port})
-    process = servers.stage.processes.start(
-        [sys.executable, "-m", "alexq_producer.gateway"],
-        log=servers.folder / "gateway.log",
-        env=environment(settings),
-    )
-
-    def answers() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    servers.stage.processes.wait_for(answers, 30.0, what="the gateway listens")
-    try:
-        yield port, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
+GATEWAY = ("alexq_producer.gateway", "gateway_port", "/healthz")
 
 
 def take_in(servers: Services, rounds: int, seconds: float) -> list[dict[str, Any]]:
@@ -88,7 +61,7 @@ def take_in(servers: Services, rounds: int, seconds: float) -> list[dict[str, An
     ways = [("single", count) for count in SINGLES] + [("submission", count) for count in SUBMISSIONS]
     rates: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
     cpu_ms: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
-    with gateway(servers) as (port, process):
+    with servers.serving(*GATEWAY) as (port, process):
         client = Client(port)
         for number in range(rounds + 1):
             for way in ways:
@@ -123,7 +96,7 @@ def time_of_one(servers: Services, count: int) -> dict[str, Any]:
     workers.wait_ready()
     pictures, chance = Pictures(), random.Random(0)
     took_ms: dict[str, list[float]] = {"Producer.classify": [], "Prefer: wait": []}
-    with gateway(servers) as (port, _), Producer(servers.settings) as producer:
+    with servers.serving(*GATEWAY) as (port, _), Producer(servers.settings) as producer:
         connection = Connection(port)
 
         def through_gateway(image: bytes) -> str:
@@ -161,7 +134,7 @@ def time_of_one(servers: Services, count: int) -> dict[str, Any]:
 def without_redis(servers: Services, count: int) -> dict[str, dict[str, float]]:
     """Return what an accepted image takes while Redis hangs, and when it is gone, in milliseconds."""
     pictures, took_ms = Pictures(), {"hangs": np.zeros(count), "gone": np.zeros(count)}
-    with gateway(servers) as (port, _):
+    with servers.serving(*GATEWAY) as (port, _):
         connection = Connection(port)
         for image in pictures.take(WARM_UP):
             connection.post("/v1/jobs", "image/jpeg", image)

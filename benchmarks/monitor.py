@@ -18,8 +18,7 @@ import statistics
 import sys
 import time
 import urllib.request
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,8 +27,6 @@ from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from alexq.stack.environment import environment, free_port
-from alexq_schema import migrations
 from alexq_schema.ids import new_id
 from alexq_schema.names import TASK_CLASSIFY_JOBS
 from benchmarks.conditions import conditions
@@ -47,33 +44,6 @@ AT_ONCE: Final = 90
 AHEAD: Final = 5_000
 """Events that may be on their way: Redis cuts off a listener that falls far behind."""
 MAX_GROWTH: Final = 0.03
-
-
-@contextmanager
-def dashboard(servers: Services) -> Iterator[tuple[str, psutil.Process]]:
-    """Run a dashboard; yield its address and its process."""
-    port = free_port("127.0.0.1")
-    settings = servers.settings.model_copy(update={"monitor_port": port})
-    process = servers.stage.processes.start(
-        [sys.executable, "-m", "alexq_monitor"],
-        log=servers.folder / "monitor.log",
-        env=environment(settings),
-    )
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        try:
-            with urllib.request.urlopen(f"{url}/healthcheck", timeout=5):
-                return True
-        except OSError:
-            return False
-
-    servers.stage.processes.wait_for(answers, 60.0, what="the dashboard answers")
-    try:
-        yield url, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def seen(url: str, kinds: Collection[str] = EVENTS) -> int:
@@ -107,10 +77,13 @@ def send(servers: Services, url: str, process: psutil.Process, events: int) -> l
             )
             for number in range(WORKERS)
         ]
-        while not seen(url, ("task-sent",)):  # it answers before it listens
+
+        def is_heard() -> int:
             workers[0].send("task-sent", uuid=str(new_id()), name=TASK_CLASSIFY_JOBS)
             workers[0].flush()
-            time.sleep(0.1)
+            return seen(url, ("task-sent",))
+
+        servers.stage.processes.wait_for(is_heard, 60.0, what="the dashboard listens")  # it answers before
         while sent < events:
             worker = workers[sent // AT_ONCE % WORKERS]
             for _ in range(AT_ONCE // len(EVENTS)):
@@ -152,11 +125,13 @@ def main() -> None:
     if arguments.events < 2 * full:
         parser.error(f"--events: give at least {2 * full:,}: Flower's list of tasks fills up first")
     started = time.monotonic()
-    with stage() as where, where.services("sqlite") as servers:
-        migrations.upgrade(servers.settings.database_url)
-        with dashboard(servers) as (url, process):
-            empty = process.memory_full_info().pss
-            samples = send(servers, url, process, arguments.events)
+    with (
+        stage() as where,
+        where.services("sqlite") as servers,
+        servers.serving("alexq_monitor", "monitor_port", "/healthcheck") as (port, process),
+    ):
+        empty = process.memory_full_info().pss
+        samples = send(servers, f"http://127.0.0.1:{port}", process, arguments.events)
     lasted_s = time.monotonic() - started
     tenth = arguments.events / 10
     settled, last = (median_between(samples, at, at + tenth) for at in (full, arguments.events - tenth))

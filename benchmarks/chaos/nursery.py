@@ -111,14 +111,15 @@ class Nursery:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            told = json.loads(line)
-            with self.news:
-                if "number" in told:
-                    self._started[told["number"]] = told["pid"]
-                else:
-                    self.codes[told["pid"]] = told["code"]
-                self.news.notify_all()
+        with self._process.stdout as lines:
+            for line in lines:
+                told = json.loads(line)
+                with self.news:
+                    if "number" in told:
+                        self._started[told["number"]] = told["pid"]
+                    else:
+                        self.codes[told["pid"]] = told["code"]
+                    self.news.notify_all()
 
 
 def main() -> None:

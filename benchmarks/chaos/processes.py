@@ -68,6 +68,9 @@ class Processes:
         for process in left:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
+            if process.stdin is not None:
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
 
     def sleep(self, seconds: float) -> None:
         """Sleep, unless the campaign is told to stop.

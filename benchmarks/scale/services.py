@@ -14,7 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alexq.stack.environment import environment
+import psutil  # type: ignore[import-untyped,unused-ignore]
+
+from alexq.stack.environment import environment, free_port
+from alexq.stack.probe import answers_http
 from alexq_schema import migrations
 from alexq_schema.db import workers
 from alexq_schema.db.session import Database
@@ -102,6 +105,24 @@ class Services:
         """What to measure; SQLite is no process: its work is done by who uses it."""
         database = [self.postgresql.pid] if self.postgresql is not None else []
         return {"broker": [self.broker.pid], "database": database}
+
+    @contextmanager
+    def serving(self, module: str, port_setting: str, path: str) -> Iterator[tuple[int, psutil.Process]]:
+        """Run ``python -m module`` on a free port; yield port and process, once it answers at ``path``."""
+        port = free_port("127.0.0.1")
+        process = self.stage.processes.start(
+            [sys.executable, "-m", module],
+            log=self.folder / f"{module}.log",
+            env=environment(self.settings.model_copy(update={port_setting: port})),
+        )
+        self.stage.processes.wait_for(
+            lambda: answers_http("127.0.0.1", port, path), READY_S, what=f"{module} answers"
+        )
+        try:
+            yield port, psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(STOP_S)
 
 
 class RealWorker:

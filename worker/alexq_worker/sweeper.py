@@ -175,7 +175,7 @@ class Sweeper:
             publish(self._app, missing)
         except (KombuError, OSError):
             with self._database.begin() as connection:
-                publishing.mark_unpublished(connection, [job_id for job_id, *_ in missing])
+                publishing.mark_unpublished(connection, [job.job_id for job in missing])
             raise
         log.info("published %d jobs whose message was missing", len(missing))
         self._metrics.republished(len(missing))

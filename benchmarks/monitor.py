@@ -5,7 +5,8 @@
 A dashboard on a real broker is sent what workers send: three events for each message, in bundles, and
 heartbeats. They come as fast as it takes them, so an hour's worth is over in minutes; none is left out, which
 ``flower_events_total`` of its ``/metrics`` proves. Its memory (PSS) is sampled all the while: growth is the
-last tenth's median against that of the tenth after Flower's list of tasks, 100,000 long, has filled up.
+last tenth's median against that of the tenth after Flower's list of tasks, and the heap by which it sorts
+their events, have filled up.
 
 Exits 1 when it grew by 3 % or more, or when an event was lost.
 """
@@ -27,6 +28,7 @@ from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from alexq_monitor.app import TASKS_KEPT
 from alexq_schema.ids import new_id
 from alexq_schema.names import TASK_CLASSIFY_JOBS
 from benchmarks.conditions import conditions
@@ -35,14 +37,14 @@ from benchmarks.scale.services import Services, stage
 RESULT = Path(__file__).parent / "results" / "monitor.json"
 EVENTS_PER_S: Final = 500
 HOUR: Final = 3_600 * EVENTS_PER_S
-TASKS_KEPT: Final = 100_000
-"""By Flower, in its memory (``max_tasks``)."""
 EVENTS: Final = ("task-received", "task-started", "task-succeeded")
 WORKERS: Final = 8
 AT_ONCE: Final = 90
 """Events in one message, as a busy worker bundles them."""
 AHEAD: Final = 5_000
 """Events that may be on their way: Redis cuts off a listener that falls far behind."""
+HEAP: Final = 4
+"""Celery's ``State.heap_multiplier``."""
 MAX_GROWTH: Final = 0.03
 
 
@@ -121,7 +123,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=HOUR, help="task events; an hour of 500/s by default")
     parser.add_argument("--save", action="store_true", help=f"write {RESULT.name}")
     arguments = parser.parse_args()
-    full = TASKS_KEPT * len(EVENTS)
+    full = HEAP * TASKS_KEPT * len(EVENTS)
     if arguments.events < 2 * full:
         parser.error(f"--events: give at least {2 * full:,}: Flower's list of tasks fills up first")
     started = time.monotonic()
@@ -152,6 +154,7 @@ def main() -> None:
                 "last": round(last / 1e6, 1),
             },
             "growth": round(growth, 4),
+            "samples": [[taken, round(pss / 1e6, 1)] for taken, pss in samples[:: len(samples) // 60 + 1]],
         }
         RESULT.write_text(json.dumps(record, indent=2) + "\n")
     sys.exit(growth >= MAX_GROWTH)

@@ -29,6 +29,9 @@ from alexq_schema.settings import Settings
 
 log = logging.getLogger("alexq.monitor")
 
+TASKS_KEPT: Final = 10_000
+"""Messages in Flower's own task list, unless ``FLOWER_MAX_TASKS`` says otherwise: its own 100,000 take nearly
+a gigabyte (``benchmarks.monitor``), and what became of jobs is in SQL."""
 BATCHES_KEPT_S: Final = 10.0
 """How long the reading of some thousand jobs serves all who look."""
 
@@ -65,6 +68,7 @@ def build(settings: Settings) -> Flower:
     """
     if not settings.broker_url or not settings.database_url:
         raise SettingsError("the dashboard needs ALEXQ_BROKER_URL and ALEXQ_DATABASE_URL")
+    options.max_tasks = TASKS_KEPT
     apply_env_options()
     options.address = settings.monitor_address
     options.port = settings.monitor_port

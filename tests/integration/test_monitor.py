@@ -215,3 +215,18 @@ def test_services_that_are_away_or_silent_are_told_of_and_waited_for_by_nobody(t
             assert process.stderr is not None
             assert "secret" not in process.stderr.read()
     assert told == {"alexq_source_up database": 0, "alexq_source_up broker": 0}
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "10000"), ({"FLOWER_MAX_TASKS": "77"}, "77")])
+def test_flower_keeps_few_messages_unless_it_is_told_to_keep_more(
+    tmp_path: Path, given: dict[str, str], kept: str
+) -> None:
+    settings = settings_for(tmp_path, "redis://127.0.0.1:1/0")
+    code = (
+        "from alexq_monitor.app import build; from alexq_schema.settings import Settings;"
+        "print(build(Settings.load()).options.max_tasks)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], env=environment(settings) | given, capture_output=True, text=True
+    )
+    assert printed.stdout.split() == [kept], printed.stderr

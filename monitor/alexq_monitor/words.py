@@ -7,6 +7,8 @@ from datetime import datetime
 
 from tornado.escape import xhtml_escape
 
+from alexq_schema.db.workers import MemoryUse
+
 MISSING = "–"
 
 
@@ -50,6 +52,11 @@ def rate(per_s: float | None) -> str:
 def percent(share: float | None) -> str:
     """Return a share of 1 in per cent."""
     return MISSING if share is None else f"{share * 100:.1f} %"
+
+
+def memory(use: MemoryUse | None) -> str:
+    """Return how full a memory is: ``1.2 of 23.6 GB``."""
+    return MISSING if use is None else f"{use.used_bytes / 1e9:.1f} of {use.total_bytes / 1e9:.1f} GB"
 
 
 def clock(time: datetime | None) -> str:

@@ -45,7 +45,9 @@ from alexq_worker.transport import Channel
 Channel._hand_out = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(app.main())
 """
-IMPATIENT = "import sys; from alexq_worker import app; app.VISIBILITY_S = 2; sys.exit(app.main())"
+IMPATIENT = (
+    "import sys; from alexq_worker import app, celery_app; celery_app.VISIBILITY_S = 2; sys.exit(app.main())"
+)
 
 
 @pytest.fixture

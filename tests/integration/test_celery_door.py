@@ -157,7 +157,9 @@ from alexq_worker.door import Door
 Door._accept = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(app.main())
 """
-IMPATIENT = "import sys; from alexq_worker import app; app.VISIBILITY_S = 2; sys.exit(app.main())"
+IMPATIENT = (
+    "import sys; from alexq_worker import app, celery_app; celery_app.VISIBILITY_S = 2; sys.exit(app.main())"
+)
 
 
 def test_a_message_that_died_with_its_worker_before_it_had_a_row_is_answered(

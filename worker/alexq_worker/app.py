@@ -15,13 +15,11 @@ import threading
 from random import Random
 from typing import Any
 
-import celery.apps.worker
 import redis
-from celery import Celery, signals
+from celery import signals
 from kombu.exceptions import KombuError
 
 from alexq_schema import logs, migrations, process
-from alexq_schema.celery_settings import celery_config
 from alexq_schema.db import workers
 from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
@@ -32,7 +30,8 @@ from alexq_schema.models import ModelStore
 from alexq_schema.names import QUEUE_CLASSIFY, QUEUES
 from alexq_schema.repeating import Repeating
 from alexq_schema.settings import Settings
-from alexq_worker import tasks, transport
+from alexq_worker import tasks
+from alexq_worker.celery_app import celery_app
 from alexq_worker.door import Door
 from alexq_worker.health import EXIT_UNHEALTHY, PAUSED_S, Health, Watch
 from alexq_worker.inference.decode import Decoder
@@ -41,6 +40,7 @@ from alexq_worker.intake import Intake
 from alexq_worker.isolation.messages import Setup
 from alexq_worker.isolation.parent import IsolatedEngine
 from alexq_worker.lifecycle import Heartbeat, Notifier
+from alexq_worker.memory_use import memory_use
 from alexq_worker.metrics import Metrics
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pool import Pool
@@ -48,16 +48,6 @@ from alexq_worker.refusals import Refusals
 from alexq_worker.reporting import Reporting
 from alexq_worker.sweeper import SWEEP_EVERY_S, Sweeper
 from alexq_worker.table import SqlJobTable
-
-RESULT_EXPIRES_S = 3600
-"""How long an answer stays in Celery's Redis result backend; SQL keeps it."""
-
-VISIBILITY_S = 60
-"""Age at which a message that a worker took and has not acked goes to another worker too.
-
-Jobs do not need it, as their rows bring them back; a message of Celery's own door does, while it has none
-yet. A message that is delivered twice finds nothing to claim.
-"""
 
 log = logging.getLogger("alexq.worker")
 
@@ -156,6 +146,7 @@ class Process:
             self.worker_id,
             every_s=settings.heartbeat_s,
             silent_after_s=settings.silent_after_s,
+            memory=lambda: memory_use(self.engine.device_memory()),
         )
         sweeper = Sweeper(
             settings,
@@ -257,41 +248,6 @@ class Process:
         """A stage broke, or the device: its jobs return to the queue as a crashed worker's do."""
         log.critical("a stage of the pipeline broke", exc_info=error)
         self.health.fail(f"{type(error).__name__}: {error}")
-
-
-def celery_app(settings: Settings) -> Celery:
-    """Return the app of a worker, without tasks; its process speaks Redis by our transport from now on."""
-    transport.use()
-    _quieten_celery()
-    config = celery_config(settings)
-    config["broker_transport_options"]["visibility_timeout"] = VISIBILITY_S
-    app = Celery("alexq")
-    app.conf.update(
-        config,
-        result_backend=settings.broker_url,
-        result_backend_thread_safe=True,
-        result_expires=RESULT_EXPIRES_S,
-        task_acks_late=True,
-        worker_prefetch_multiplier=1,
-        worker_send_task_events=True,
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-    )
-    return app
-
-
-def _quieten_celery() -> None:
-    """Log connections, but no message: Celery has two lines for each, and a traceback for one given back."""
-    logging.getLogger("celery.worker.consumer.connection").setLevel(logging.INFO)
-    logging.getLogger("celery.app.trace").addFilter(_is_not_given_back)
-    celery.apps.worker.safe_say = lambda *_: None  # at a signal: around the log, where we say the same
-
-
-def _is_not_given_back(record: logging.LogRecord) -> bool:
-    data = getattr(record, "data", None)
-    return not (isinstance(data, dict) and data.get("description") == "rejected")
 
 
 def _die(error: Exception) -> None:

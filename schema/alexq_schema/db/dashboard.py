@@ -13,6 +13,7 @@ from alexq_schema.db.clock import db_now
 from alexq_schema.db.jobs import JobEventKind
 from alexq_schema.db.rows import among, is_in
 from alexq_schema.db.tables import Job, JobEvent, ModelVersion, Submission, Worker
+from alexq_schema.db.workers import MemoryUse
 from alexq_schema.job import JobState, ModelRef
 
 
@@ -32,6 +33,8 @@ class WorkerState:
     """It left in good order."""
     unhealthy: str | None
     """Why it found itself unable to get on, if it did."""
+    memory: MemoryUse | None = None
+    """What is taken of the device's memory; on the CPU, of the host's by this worker."""
 
     @property
     def name(self) -> str:
@@ -56,6 +59,8 @@ def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState
             Worker.stopped_at,
             Worker.unhealthy_at,
             Worker.unhealthy_reason,
+            Worker.memory_used_bytes,
+            Worker.memory_total_bytes,
             ModelVersion.name,
             ModelVersion.version,
             ModelVersion.precision,
@@ -77,6 +82,9 @@ def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState
             silent_s=max(0.0, (row.now - row.last_seen_at).total_seconds()),
             stopped=row.stopped_at is not None,
             unhealthy=(row.unhealthy_reason or "it gave no reason") if row.unhealthy_at else None,
+            memory=(
+                MemoryUse(row.memory_used_bytes, row.memory_total_bytes) if row.memory_total_bytes else None
+            ),
         )
         for row in connection.execute(statement)
     ]

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -69,6 +69,9 @@ class Worker(Base):
     unhealthy_at: Mapped[datetime | None]
     """When the worker found itself unable to get on; it ends right after."""
     unhealthy_reason: Mapped[str | None] = mapped_column(String(255))
+    memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the device's memory, by whomever; on the CPU, by this process."""
+    memory_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Job(Base):

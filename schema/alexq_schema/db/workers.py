@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, insert, select, update
@@ -23,6 +24,14 @@ class WorkerRow:
     device: str
     model: str
     """``name/version``."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """How full the memory is that a worker's model lives in."""
+
+    used_bytes: int
+    total_bytes: int
 
 
 def register_model(connection: Connection, model: ModelRef, weights_sha256: str) -> int:
@@ -56,9 +65,12 @@ def register(
     )
 
 
-def renew(connection: Connection, worker_id: UUID) -> None:
-    """Note that this worker makes progress."""
-    connection.execute(update(Worker).where(Worker.id == worker_id).values(last_seen_at=db_now()))
+def renew(connection: Connection, worker_id: UUID, memory: MemoryUse | None = None) -> None:
+    """Note that this worker makes progress, and what it takes."""
+    values: dict[str, Any] = {"last_seen_at": db_now()}
+    if memory is not None:
+        values |= {"memory_used_bytes": memory.used_bytes, "memory_total_bytes": memory.total_bytes}
+    connection.execute(update(Worker).where(Worker.id == worker_id).values(values))
 
 
 def leave(connection: Connection, worker_id: UUID) -> None:

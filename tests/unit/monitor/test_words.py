@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alexq_monitor import words
+from alexq_schema.db.workers import MemoryUse
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,11 @@ def test_a_time_span_is_said_in_its_largest_units(seconds: float | None, said: s
 )
 def test_a_rate_is_as_exact_as_it_matters(per_s: float | None, said: str) -> None:
     assert words.rate(per_s) == said
+
+
+def test_a_memory_is_said_in_gigabytes() -> None:
+    assert words.memory(MemoryUse(1_260_000_000, 24_050_000_000)) == "1.3 of 24.1 GB"
+    assert words.memory(None) == "–"
 
 
 def test_one_is_not_many() -> None:

@@ -24,6 +24,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.images import open_image_store
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
+from alexq_worker.inference.versions import create_untrained
 from tests.helpers.browser import running_browser
 from tests.helpers.monitor import running_monitor
 from tests.helpers.photos import encode
@@ -55,8 +56,9 @@ DASHBOARD = (
     ("models", "dark", 1280),
 )
 """Page, theme, width in pixels."""
-HEIGHT = 900
-"""Of a dashboard's page, in pixels: long ones are cut."""
+LEAST_HEIGHT = 600
+HEIGHT = 1_200
+"""Of a dashboard's page, in pixels, at the most: long ones are cut."""
 BAD = {"shopping list.txt": b"Milk, bread, oranges.\n"}
 
 
@@ -74,6 +76,7 @@ def _take_of_the_dashboard(folder: Path) -> None:
     supervisor.start(Child("broker", broker.argv, os.environ, is_ready=lambda _pid: broker.is_ready()))
     settings = Settings.load(
         data_dir=folder,
+        models_dir=folder / "models",
         broker_url=broker.url,
         database_url=f"sqlite:///{folder / 'alexq.db'}",
         monitor_admin=True,
@@ -81,6 +84,8 @@ def _take_of_the_dashboard(folder: Path) -> None:
     )
     migrations.upgrade(settings.database_url)
     database = Database(settings.database_url)
+    models = ModelStore(settings.models_dir)
+    models.activate(create_untrained(models).info.ref)
     seeded = seed(database, open_image_store(settings.images_url))
     paths = {
         "result": f"results/{seeded.job_ids['succeeded'][-1]}",
@@ -93,7 +98,7 @@ def _take_of_the_dashboard(folder: Path) -> None:
         ):
             for page, theme, width in DASHBOARD:
                 browser.prefer(prefers_color_scheme=theme, prefers_reduced_motion="reduce")
-                browser.size(width, HEIGHT)
+                browser.size(width, LEAST_HEIGHT)
                 browser.open(f"{monitor.url}/{paths.get(page, page)}")
                 time.sleep(SETTLES_S)
                 where = "phone" if width < 400 else ""

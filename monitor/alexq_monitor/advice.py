@@ -56,6 +56,8 @@ class Situation:
     dead_code: str | None = None
     """What most of them are dead of."""
     dead_of_code: int = 0
+    dead_looked_at: int = 0
+    """The newest of them, among which those were counted."""
     succeeded: int = 0
     """In the last hour."""
     failed: int = 0
@@ -183,7 +185,10 @@ def _results(now: Situation) -> Iterator[Advice]:
     if now.dead:
         jobs = plural(now.dead, "job")
         of = f" of {now.dead_code}" if now.dead_of_code == now.dead and now.dead_code else ""
-        most = f", {count(now.dead_of_code)} of them of {now.dead_code}" if not of and now.dead_code else ""
+        newest = "them" if now.dead_looked_at == now.dead else f"the newest {count(now.dead_looked_at)}"
+        most = (
+            f", {count(now.dead_of_code)} of {newest} of {now.dead_code}" if not of and now.dead_code else ""
+        )
         yield Advice(
             Severity.WARNING,
             f"{jobs} {'is' if now.dead == 1 else 'are'} dead{of}{most}.",

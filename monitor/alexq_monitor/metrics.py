@@ -63,8 +63,7 @@ class System(Collector):
             {lane: waiting.oldest_s or 0.0 for lane, waiting in live.lanes.items()},
         )
         yield GaugeMetricFamily("alexq_running_jobs", "Jobs that a worker holds.", value=live.running)
-        dead = sum(group.jobs for group in live.dead)
-        yield GaugeMetricFamily("alexq_dead_jobs", "Dead jobs: they wait for somebody.", value=dead)
+        yield GaugeMetricFamily("alexq_dead_jobs", "Dead jobs: they wait for somebody.", value=live.dead.jobs)
         workers = GaugeMetricFamily("alexq_workers", "Worker processes.", labels=["state"])
         present = [worker for worker in live.workers if not worker.stopped and worker.unhealthy is None]
         alive = sum(map(self._is_alive, present))

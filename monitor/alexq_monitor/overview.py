@@ -17,7 +17,7 @@ from alexq_monitor.sources import Shared, Sources, or_error
 from alexq_schema.db import backlog, dashboard, minutes
 from alexq_schema.db.backlog import Waiting
 from alexq_schema.db.clock import now
-from alexq_schema.db.dashboard import DeadGroup, WorkerState
+from alexq_schema.db.dashboard import Dead, WorkerState
 from alexq_schema.errors import AlexqError
 from alexq_schema.names import Lane
 
@@ -39,7 +39,7 @@ class Live:
     running: int
     workers: list[WorkerState]
     last_seen_s: float | None
-    dead: list[DeadGroup]
+    dead: Dead
     is_empty: bool
     tail: Piece
 
@@ -133,9 +133,10 @@ class Overview:
             unhealthy=tuple((worker.name, worker.unhealthy) for worker in gone if worker.unhealthy),
             last_seen_s=live.last_seen_s,
             untrained=_untrained(alive),
-            dead=sum(group.jobs for group in live.dead),
-            dead_code=live.dead[0].error_code if live.dead else None,
-            dead_of_code=live.dead[0].jobs if live.dead else 0,
+            dead=live.dead.jobs,
+            dead_code=live.dead.groups[0].error_code if live.dead.groups else None,
+            dead_of_code=live.dead.groups[0].jobs if live.dead.groups else 0,
+            dead_looked_at=live.dead.looked_at,
             succeeded=hour.succeeded,
             failed=hour.failed,
             is_empty=live.is_empty,
@@ -181,7 +182,7 @@ class Overview:
             running=held,
             workers=dashboard.workers(connection, seen_within_s=SEEN_WITHIN_S),
             last_seen_s=dashboard.last_seen_s(connection),
-            dead=dashboard.dead_groups(connection),
+            dead=dashboard.dead(connection),
             is_empty=minutes.oldest(connection) is None,
             tail=tail,
         )

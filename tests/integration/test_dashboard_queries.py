@@ -170,14 +170,17 @@ def test_workers_are_alive_silent_unhealthy_or_gone(database: Database) -> None:
 def test_dead_jobs_are_grouped_by_what_they_are_dead_of(database: Database, seeded: Seeded) -> None:
     dead = [row for row in rows(database) if row.state == "dead"]
     with database.read() as connection:
-        groups = dashboard.dead_groups(connection)
+        found = dashboard.dead(connection)
+        newest = dashboard.dead(connection, look_at=3)
         all_ids = dashboard.dead_ids(connection, error_code=None, after=None, limit=100)
         some = dashboard.dead_ids(connection, error_code="image_lost", after=all_ids[0], limit=2)
         events = dashboard.events(connection, dead[0].id)
-    assert [(group.error_code, group.jobs) for group in groups] == Counter(
-        row.error_code for row in dead
-    ).most_common()
-    assert groups[0].newest_at == max(row.finished_at for row in dead if row.error_code == "image_lost")
+    assert (found.jobs, found.looked_at, newest.jobs, newest.looked_at) == (8, 8, 8, 3)
+    for some_dead, some_rows in ((found, dead), (newest, dead[:3])):
+        counts = Counter(row.error_code for row in some_rows)
+        assert {group.error_code: group.jobs for group in some_dead.groups} == counts
+        assert some_dead.groups[0].jobs == max(counts.values())
+    assert found.groups[0].newest_at == max(row.finished_at for row in dead if row.error_code == "image_lost")
     assert all_ids == [row.id for row in dead]
     assert some == [row.id for row in dead[1:] if row.error_code == "image_lost"][:2]
     assert [event.attempt for event in events] == [1, 2, 3]

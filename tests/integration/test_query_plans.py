@@ -184,7 +184,7 @@ def look(system: System) -> None:
 
 def look_at_the_dead(system: System) -> None:
     with system.database.read() as connection:
-        dashboard.dead_groups(connection)
+        dashboard.dead(connection)
         dashboard.dead_ids(connection, error_code=None, after=None, limit=50)
 
 

@@ -11,7 +11,7 @@ from alexq_monitor.history import Piece
 from alexq_monitor.metrics import System
 from alexq_monitor.overview import Live
 from alexq_schema.db.backlog import Waiting
-from alexq_schema.db.dashboard import DeadGroup, WorkerState
+from alexq_schema.db.dashboard import Dead, WorkerState
 from alexq_schema.errors import BrokerUnavailableError, DatabaseUnavailableError
 from alexq_schema.job import ModelRef
 from alexq_schema.names import Lane
@@ -32,7 +32,7 @@ def live(*workers: WorkerState) -> Live:
         running=3,
         workers=list(workers),
         last_seen_s=None,
-        dead=[DeadGroup("image_lost", 4, AT, 1), DeadGroup(None, 1, AT, 1)],
+        dead=Dead(jobs=5),
         is_empty=False,
         tail=Piece(0, 0, {}, 0, {}),
     )

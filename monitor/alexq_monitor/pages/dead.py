@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from alexq_monitor.pages.base import Page
 from alexq_schema.db import dashboard, jobs, queries
-from alexq_schema.db.dashboard import DeadGroup, Event
+from alexq_schema.db.dashboard import Dead, Event
 from alexq_schema.errors import UsageError
 from alexq_schema.job import Job
 
@@ -23,7 +23,7 @@ AT_ONCE: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    groups: list[DeadGroup]
+    dead: Dead
     jobs: list[Job]
     next: UUID | None
     redrives: list[Event]
@@ -32,7 +32,7 @@ class _Found:
 def _find(connection: Connection, error_code: str | None, after: UUID | None) -> _Found:
     ids = dashboard.dead_ids(connection, error_code=error_code, after=after, limit=PAGE + 1)
     return _Found(
-        groups=dashboard.dead_groups(connection),
+        dead=dashboard.dead(connection),
         jobs=queries.by_id(connection, ids[:PAGE]),
         next=ids[PAGE - 1] if len(ids) > PAGE else None,
         redrives=dashboard.redrives(connection, REDRIVES),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -106,23 +106,42 @@ class DeadGroup:
     submissions: int
 
 
-def dead_groups(connection: Connection) -> list[DeadGroup]:
-    """Return what jobs are dead of, the most frequent first. Reads each dead job's row."""
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """How many jobs are dead, and of what."""
+
+    jobs: int = 0
+    looked_at: int = 0
+    """The newest of them, which the groups are made of."""
+    groups: Sequence[DeadGroup] = ()
+    """The most frequent first."""
+
+
+def dead(connection: Connection, look_at: int = 10_000) -> Dead:
+    """Return how many jobs are dead, and what the newest ``look_at`` of them are dead of."""
+    jobs = connection.execute(select(func.count()).select_from(Job).where(is_in(JobState.DEAD))).scalar_one()
+    newest = (
+        select(Job.error_code, Job.finished_at, Job.submission_id)
+        .where(is_in(JobState.DEAD))
+        .order_by(Job.id.desc())
+        .limit(look_at)
+        .subquery()
+    )
     statement = (
         select(
-            Job.error_code,
+            newest.c.error_code,
             func.count().label("jobs"),
-            func.max(Job.finished_at).label("newest_at"),
-            func.count(Job.submission_id.distinct()).label("submissions"),
+            func.max(newest.c.finished_at).label("newest_at"),
+            func.count(newest.c.submission_id.distinct()).label("submissions"),
         )
-        .where(is_in(JobState.DEAD))
-        .group_by(Job.error_code)
-        .order_by(func.count().desc(), Job.error_code)
+        .group_by(newest.c.error_code)
+        .order_by(func.count().desc(), newest.c.error_code)
     )
-    return [
+    groups = [
         DeadGroup(row.error_code, row.jobs, row.newest_at, row.submissions)
         for row in connection.execute(statement)
     ]
+    return Dead(jobs, min(jobs, look_at), groups)
 
 
 def dead_ids(connection: Connection, *, error_code: str | None, after: UUID | None, limit: int) -> list[UUID]:

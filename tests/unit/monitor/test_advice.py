@@ -65,11 +65,14 @@ def test_waiting_jobs_and_idle_workers_are_an_alarm() -> None:
 
 
 def test_dead_jobs_say_of_what_and_where_to_look() -> None:
-    (one,) = advise(changed(dead=120, dead_code="image_lost", dead_of_code=120))
+    (one,) = advise(changed(dead=120, dead_code="image_lost", dead_of_code=120, dead_looked_at=120))
     assert one.what == "120 jobs are dead of image_lost."
     assert one.page == "dead"
-    assert said(changed(dead=120, dead_code="image_lost", dead_of_code=100)) == [
+    assert said(changed(dead=120, dead_code="image_lost", dead_of_code=100, dead_looked_at=120)) == [
         "120 jobs are dead, 100 of them of image_lost."
+    ]
+    assert said(changed(dead=12_000, dead_code="image_lost", dead_of_code=100, dead_looked_at=10_000)) == [
+        "12,000 jobs are dead, 100 of the newest 10,000 of image_lost."
     ]
 
 

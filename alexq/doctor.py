@@ -150,8 +150,9 @@ def check_device(device: str, facts: TorchFacts | str) -> Check:
     """The device that the settings ask for is there."""
     if isinstance(facts, str):
         return Check("device", ok=False, found="unknown without torch", fix="fix torch first")
-    kind, _, index = device.partition(":")
-    if kind == "cuda" and len(facts.cuda) <= int(index or 0):
+    kind = device.partition(":")[0]
+    indices = [int(one.partition(":")[2] or 0) for one in device.split(",")]
+    if kind == "cuda" and len(facts.cuda) <= max(indices):
         found = f"{device} asked for, {len(facts.cuda)} CUDA devices seen"
         fix = "set ALEXQ_DEVICE=auto, or install the GPU's driver and a CUDA build of torch"
         return Check("device", ok=False, found=found, fix=fix)

@@ -26,7 +26,8 @@ Server = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")]
 Device = Annotated[
-    str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps [ALEXQ_DEVICE].", show_default=False)
+    str | None,
+    typer.Option(help="auto, cpu, cuda, cuda:N, mps or cuda:N,cuda:M [ALEXQ_DEVICE].", show_default=False),
 ]
 Precision = Annotated[
     str | None, typer.Option(help="fp32, bf16, or fp16 on CUDA [ALEXQ_PRECISION].", show_default=False)

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
 
     model: str = ""
     """Model version to serve, ``name/version``; by default the one that ``alexq models activate`` chose."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?|cuda:\d+,cuda:\d+|cpu,cpu)$")
     precision: Precision = "fp32"
     max_batch: int = Field(default=64, ge=1, le=4096)
     """Images in one forward pass, at most."""

@@ -120,6 +120,7 @@ def test_a_device_that_is_not_there() -> None:
     one_gpu = TorchFacts(torch="2.13", torchvision="0.28", cuda=["H200"])
     assert doctor.check_device("cuda:0", one_gpu).ok
     assert not doctor.check_device("cuda:1", one_gpu).ok
+    assert not doctor.check_device("cuda:0,cuda:1", one_gpu).ok
 
 
 def test_a_torch_that_does_not_import() -> None:

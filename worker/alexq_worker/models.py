@@ -48,7 +48,12 @@ def import_model(
     ref: Annotated[str, typer.Argument(metavar="NAME/VERSION", help="What to call it.")],
     weights: Annotated[Path, typer.Argument(help="A state dict: .safetensors, or saved by torch.save.")],
     labels: Annotated[Path, typer.Argument(help="One label a line, in class-index order.")],
-    architecture: Annotated[str, typer.Option(help="The network that the weights are of.")] = "alexnet",
+    architecture: Annotated[
+        str,
+        typer.Option(
+            help="The network that the weights are of: alexnet, alexnet-2012, or torchvision's name."
+        ),
+    ] = "alexnet",
 ) -> None:
     """Add your own trained weights."""
     from alexq_worker.inference import versions

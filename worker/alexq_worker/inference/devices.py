@@ -37,6 +37,15 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_devices(name: str) -> tuple[torch.device, ...]:
+    """Return the one device, or the two of ``cuda:N,cuda:M``, that ``name`` means here.
+
+    Raises:
+        DeviceError: as :func:`resolve_device`.
+    """
+    return tuple(resolve_device(part) for part in name.split(","))
+
+
 def describe(device: torch.device) -> str:
     """Return the device's name for people, such as ``cuda:0 (NVIDIA H200)``."""
     if device.type == "cuda":

@@ -28,7 +28,7 @@ from alexq_worker.inference.devices import (
     drop_tensors,
     is_out_of_memory,
     memory,
-    resolve_device,
+    resolve_devices,
 )
 from alexq_worker.inference.forward import DTYPES, Forward
 from alexq_worker.inference.memory import use_huge_pages
@@ -80,7 +80,8 @@ class Engine:
 
         Args:
             version: a folder of the models folder.
-            device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+            device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``; ``cuda:N,cuda:M`` for the halves of
+                ``alexnet-2012``.
             precision: ``fp32`` is the reference arithmetic; ``bf16`` halves the memory and is faster
                 where the hardware has it, with probabilities that differ in the second decimal; ``fp16``
                 does the same on CUDA devices, closer to ``fp32`` but with a smaller range.
@@ -88,17 +89,23 @@ class Engine:
 
         Raises:
             ModelInvalidError: tampered or truncated files, or weights that do not fit the architecture.
-            DeviceError: the device is not there, or cannot do this precision.
+            DeviceError: the device is not there, or cannot do this precision or architecture.
         """
-        target = resolve_device(device)
+        devices = resolve_devices(device)
+        target = devices[0]
         if precision == "fp16" and target.type != "cuda":
             raise DeviceError(f"precision fp16 needs a CUDA device, not {target}: set ALEXQ_PRECISION=bf16")
         use_huge_pages()
         info = version.info
         labels = version.read_labels()
-        network = load_network(version, target, DTYPES[precision])
+        network = load_network(version, devices, DTYPES[precision])
         model_ref = ModelRef(name=info.name, version=info.version, precision=precision, trained=info.trained)
-        return cls(Forward(network, info, target, precision), labels, model_ref, max_batch)
+        engine = cls(Forward(network, info, target, precision), labels, model_ref, max_batch)
+        if len(devices) > 1:
+            engine.device_name = ", ".join(map(describe, devices))
+            if target.type == "cuda":  # a graph's capture is one device's
+                engine.runner = CudaRunner(engine.forward, use_graphs=False)
+        return engine
 
     @property
     def is_graphed(self) -> bool:

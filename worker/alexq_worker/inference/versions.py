@@ -98,7 +98,7 @@ def import_model(
         ref: ``name/version``, free or already this very version.
         weights: a state dict, as ``.safetensors`` or as ``torch.save`` writes it.
         labels: UTF-8, one label a line in class-index order.
-        architecture: a name that :mod:`.architectures` knows.
+        architecture: a name that :mod:`.architectures` knows; its preprocessing becomes the version's.
 
     Raises:
         ModelInvalidError: the files cannot be read, do not fit together or the architecture, hold
@@ -151,10 +151,12 @@ def _checked(
     state: Mapping[str, Tensor], architecture: str, labels: Sequence[str], what: str
 ) -> dict[str, Tensor]:
     """Return ``state`` as contiguous fp32 copies, if it fits the architecture and the labels."""
-    head = state.get(f"{architectures.find_architecture(architecture).head}.bias")
-    if head is not None and head.shape != (len(labels),):
+    known = architectures.find_architecture(architecture)
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(known.auxiliary)}
+    head = state.get(f"{known.head}.weight")
+    if head is not None and head.dim() and len(head) != len(labels):
         raise ModelInvalidError(
-            f"{what} has {head.numel()} outputs, the label list {len(labels)} labels: they must be the same"
+            f"{what} has {len(head)} outputs, the label list {len(labels)} labels: they must be the same"
         )
     architectures.check_fits(state, architectures.build(architecture, len(labels)), what)
     copies = {
@@ -163,9 +165,7 @@ def _checked(
         )
         for name, tensor in state.items()
     }
-    broken = [name for name, tensor in copies.items() if not tensor.isfinite().all()]
-    if broken:
-        raise ModelInvalidError(f"{what} has values that are not finite in {', '.join(broken)}")
+    architectures.check_finite(copies, what)
     return {name: tensor.contiguous() for name, tensor in copies.items()}
 
 
@@ -211,6 +211,7 @@ def _write(
             classes=len(labels),
             weights_sha256=_sha256(draft / "weights.safetensors"),
             labels_sha256=_sha256(draft / "labels.txt"),
+            preprocessing=architectures.find_architecture(architecture).preprocessing,
             trained=trained,
             source=source,
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from alexq_schema.models import ModelStore, ModelVersion
     from alexq_schema.settings import Settings
 
-# pull and import are the worker's own commands: it alone knows torch. Their options are passed on.
+# pull, import and train are the worker's own commands: it alone knows torch. Their options are passed on.
 _PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 Ref = Annotated[str, typer.Argument(metavar="NAME/VERSION")]
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     models.command("list")(list_models)
     models.command("pull", context_settings=_PASSED_ON, add_help_option=False)(pull)
     models.command("import", context_settings=_PASSED_ON, add_help_option=False)(import_)
+    models.command("train", context_settings=_PASSED_ON, add_help_option=False)(train)
     models.command("activate")(activate)
     app.add_typer(models, name="models")
 
@@ -76,6 +77,11 @@ def pull(context: typer.Context, data_dir: DataDir = None) -> None:
 def import_(context: typer.Context, data_dir: DataDir = None) -> None:
     """Make a model version of a state dict (or safetensors file) and a label list."""
     _pass_on("import", context, data_dir)
+
+
+def train(context: typer.Context, data_dir: DataDir = None) -> None:
+    """Train a model version on your own labels."""
+    _pass_on("train", context, data_dir)
 
 
 def activate(ref: Ref, data_dir: DataDir = None) -> None:

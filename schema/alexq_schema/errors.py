@@ -26,6 +26,7 @@
     │   │   ├── RequestTooLargeError       more bytes or more images than one request may carry
     │   │   ├── MediaTypeError             a body of a type that this path does not take
     │   │   └── IdempotencyKeyReusedError  the key belongs to an earlier request with other content
+    │   ├── DatasetError               labelled pictures that nothing can be learnt from
     │   ├── OutwardRefusedError        a URL that somebody gave is none that alexq goes to
     │   └── UsageError                 an argument that makes no sense
     └── FailedError                    ours: the caller did nothing wrong
@@ -51,7 +52,9 @@
         │   ├── ModelNotFoundError
         │   ├── ModelInvalidError          tampered, truncated or mismatched files
         │   ├── ModelDownloadError
-        │   └── ModelNotReadyError         asked to classify before warm-up, or without a worker
+        │   ├── ModelNotReadyError         asked to classify before warm-up, or without a worker
+        │   └── TrainingError              a training cannot begin, go on or learn
+        │       └── TrainingBusyError          another process trains this version now
         ├── DeviceError                the device asked for is not there
         ├── SettingsError              a setting is missing or wrong
         ├── MigrationError             the database is not at this release's schema
@@ -232,6 +235,12 @@ class IdempotencyKeyReusedError(RequestError):
     code = "idempotency_key_reused"
 
 
+class DatasetError(RejectedError):
+    """Labelled pictures that nothing can be learnt or measured from: names every problem and where it is."""
+
+    code = "dataset"
+
+
 class OutwardRefusedError(RejectedError):
     """A URL that alexq does not go to, or at which there is nothing for it."""
 
@@ -401,6 +410,18 @@ class ModelNotReadyError(ModelError):
     """Asked to classify before ``warm_up`` has succeeded, or while no worker serves the model."""
 
     code = "model_not_ready"
+
+
+class TrainingError(ModelError):
+    """A training cannot begin, cannot go on from its checkpoint, or learns nothing."""
+
+    code = "training"
+
+
+class TrainingBusyError(TrainingError):
+    """Another process trains the same version now."""
+
+    code = "training_busy"
 
 
 class DeviceError(FailedError):

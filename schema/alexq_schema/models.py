@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from alexq_schema.errors import ModelInvalidError, ModelNotFoundError
 from alexq_schema.messages import Sha256
+from alexq_schema.training import TrainingInfo
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 NamePart = Annotated[str, StringConstraints(pattern=f"^{_PART}$")]
@@ -53,6 +54,8 @@ class ModelInfo(BaseModel):
     """False marks seeded random weights: every result made with them says so."""
     source: str
     """Where the weights came from, for people."""
+    training: TrainingInfo | None = None
+    """How it was trained and how good it is, where alexq trained it."""
 
     @property
     def ref(self) -> str:

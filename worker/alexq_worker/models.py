@@ -16,6 +16,8 @@ import typer
 from alexq_schema.errors import AlexqError, ModelDownloadError
 from alexq_schema.models import ModelStore, ModelVersion
 from alexq_schema.settings import Settings
+from alexq_worker.model_output import report, say
+from alexq_worker.training.command import train
 
 # `inference.versions` imports torch, which takes seconds: the commands import it where they need it,
 # so that `ensure` is quick when there is nothing to make.
@@ -40,7 +42,7 @@ def pull(
     from alexq_worker.inference import versions
 
     store = _store()
-    _report(store, versions.pull(store, url=url, progress=sys.stderr.isatty()))
+    report(store, versions.pull(store, url=url, progress=sys.stderr.isatty()))
 
 
 @app.command("import")
@@ -59,7 +61,7 @@ def import_model(
     from alexq_worker.inference import versions
 
     store = _store()
-    _report(store, versions.import_model(store, ref, weights, labels, architecture))
+    report(store, versions.import_model(store, ref, weights, labels, architecture))
 
 
 @app.command()
@@ -70,7 +72,10 @@ def untrained(
     from alexq_worker.inference import versions
 
     store = _store()
-    _report(store, versions.create_untrained(store, seed))
+    report(store, versions.create_untrained(store, seed))
+
+
+app.command()(train)
 
 
 @app.command()
@@ -95,33 +100,15 @@ def _pull_or_make(store: ModelStore) -> ModelVersion:
         return versions.pull(store, progress=sys.stderr.isatty())
     except ModelDownloadError as error:
         version = versions.create_untrained(store)
-        _say(
+        say(
             f"no pretrained weights: {error}. Going on with {version.info.ref}, seeded untrained weights: "
             "the labels mean nothing, and every result is marked trained: false"
         )
         return version
 
 
-def _report(store: ModelStore, version: ModelVersion) -> None:
-    """Activate the version if none is active, and say which one workers will serve."""
-    ref = version.info.ref
-    active = store.active_ref()
-    if active is None:
-        store.activate(ref)
-        _say(f"{ref} is in {version.folder} and active: workers serve it from their next start")
-    elif active == ref:
-        _say(f"{ref} is in {version.folder} and active already")
-    else:
-        _say(f"{ref} is in {version.folder}; workers serve {active} until `alexq models activate {ref}`")
-    typer.echo(ref)
-
-
 def _store() -> ModelStore:
     return ModelStore(Settings.load().models_dir)
-
-
-def _say(text: str) -> None:
-    typer.echo(f"alexq models: {text}", err=True)
 
 
 def main() -> None:
@@ -129,7 +116,7 @@ def main() -> None:
     try:
         app()
     except AlexqError as error:
-        _say(str(error))
+        say(str(error))
         sys.exit(1)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from alexq_schema.errors import ModelDownloadError, ModelError, ModelInvalidError
 from alexq_schema.models import ModelInfo, ModelStore, ModelVersion
+from alexq_schema.training import TrainingInfo
 from alexq_worker.inference import architectures
 from alexq_worker.inference.download import fetch_state_dict
 from alexq_worker.inference.torchvision_ops import import_torchvision
@@ -109,9 +110,27 @@ def import_model(
     store.folder(ref)  # refuse a malformed name before reading 200 MB
     names = _read_labels(labels)
     state = _checked(_read_state(weights), architecture, names, str(weights))
-    return _write(
-        store, ref, architecture, state, names, trained=True, source=f"imported from {weights.name}"
-    )
+    source = f"imported from {weights.name}"
+    return _write(store, ref, architecture, state, names, trained=True, source=source)
+
+
+def add_trained(
+    store: ModelStore,
+    ref: str,
+    architecture: str,
+    state: Mapping[str, Tensor],
+    labels: Sequence[str],
+    *,
+    source: str,
+    training: TrainingInfo,
+) -> ModelVersion:
+    """Add what a training made as the version ``ref``.
+
+    Raises:
+        ModelError: the weights do not fit or are not finite, the name is taken, or the folder read-only.
+    """
+    whole = _checked(state, architecture, labels, "what was trained")
+    return _write(store, ref, architecture, whole, labels, trained=True, source=source, training=training)
 
 
 def _imagenet_labels() -> list[str]:
@@ -189,6 +208,7 @@ def _write(
     *,
     trained: bool,
     source: str,
+    training: TrainingInfo | None = None,
 ) -> ModelVersion:
     """Write the version's three files and move them into place.
 
@@ -214,6 +234,7 @@ def _write(
             preprocessing=architectures.find_architecture(architecture).preprocessing,
             trained=trained,
             source=source,
+            training=training,
         )
         (draft / "model.json").write_text(json.dumps(info.model_dump(mode="json"), indent=2) + "\n", "utf-8")
         for path in (*draft.iterdir(), draft):

@@ -1,0 +1,1 @@
+"""Training: labelled pictures in, a model version out."""

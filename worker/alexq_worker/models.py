@@ -103,7 +103,7 @@ def _report(store: ModelStore, version: ModelVersion) -> None:
     active = store.active_ref()
     if active is None:
         store.activate(ref)
-        _say(f"{ref} is in {version.folder} and active: workers serve it from their next start")
+        _say(f"{ref} is in {version.folder} and active: workers serve it")
     elif active == ref:
         _say(f"{ref} is in {version.folder} and active already")
     else:

@@ -32,6 +32,9 @@ class WorkerState:
     """It left in good order."""
     unhealthy: str | None
     """Why it found itself unable to get on, if it did."""
+    refused_model: str | None = None
+    """The active version, where it cannot use it and goes on with another."""
+    refused_reason: str | None = None
 
     @property
     def name(self) -> str:
@@ -56,6 +59,8 @@ def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState
             Worker.stopped_at,
             Worker.unhealthy_at,
             Worker.unhealthy_reason,
+            Worker.refused_model,
+            Worker.refused_reason,
             ModelVersion.name,
             ModelVersion.version,
             ModelVersion.precision,
@@ -77,6 +82,8 @@ def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState
             silent_s=max(0.0, (row.now - row.last_seen_at).total_seconds()),
             stopped=row.stopped_at is not None,
             unhealthy=(row.unhealthy_reason or "it gave no reason") if row.unhealthy_at else None,
+            refused_model=row.refused_model,
+            refused_reason=row.refused_reason,
         )
         for row in connection.execute(statement)
     ]

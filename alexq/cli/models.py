@@ -85,11 +85,11 @@ def train(context: typer.Context, data_dir: DataDir = None) -> None:
 
 
 def activate(ref: Ref, data_dir: DataDir = None) -> None:
-    """Choose the model version that workers serve from their next start."""
+    """Choose the model version that workers serve; running ones switch to it between two batches."""
     from alexq_schema.models import ModelStore
 
     version = ModelStore(_settings(data_dir).models_dir).activate(ref)
-    typer.echo(f"active: {version.info.ref}; running workers take it up at their next start", err=True)
+    typer.echo(f"active: {version.info.ref}; running workers switch to it within seconds", err=True)
 
 
 def _settings(data_dir: Any) -> "Settings":

@@ -117,6 +117,9 @@ class StandinEngine:
     def check(self) -> None:
         """Return: a pause does not break."""
 
+    def close(self) -> None:
+        """Return: a pause holds nothing."""
+
     def launch(self, images: NDArray[np.uint8]) -> Launched:
         """Begin the pause of one batch; it begins when the one before is over."""
         size = len(images)
@@ -155,6 +158,13 @@ class StandinModelStore:
     def resolve(self, ref: str = "") -> ModelVersion:
         """Return it."""
         return self._version
+
+    def active_ref(self) -> str:
+        """Return its name."""
+        return _INFO.ref
+
+    def active_stamp(self) -> None:
+        """Return nothing: it is never activated again."""
 
 
 class StandinStaging:
@@ -200,18 +210,18 @@ class StandinImages:
 
 def install(device_s: float, gate: Path | None) -> None:
     """Replace the worker's engine, decoder and stores, as its composition root finds them."""
-    from alexq_worker import app
+    from alexq_worker import app, serving
 
     StandinEngine.device_s = device_s
     StandinEngine.gate = gate
-    for name, standin in (
-        ("Engine", StandinEngine),
-        ("Decoder", StandinDecoder),
-        ("ModelStore", StandinModelStore),
-        ("open_image_store", StandinImages),
+    for module, name, standin in (
+        (serving, "Engine", StandinEngine),
+        (serving, "Decoder", StandinDecoder),
+        (serving, "ModelStore", StandinModelStore),
+        (app, "open_image_store", StandinImages),
     ):
-        assert name in vars(app), f"the worker has no {name} any more: this stand-in is out of date"
-        setattr(app, name, standin)
+        assert name in vars(module), f"the worker has no {name} any more: this stand-in is out of date"
+        setattr(module, name, standin)
 
 
 def work() -> int:

@@ -175,8 +175,16 @@ class ModelStore:
         except FileNotFoundError:
             return None
 
+    def active_stamp(self) -> tuple[int, int] | None:
+        """Return what differs from one activation to the next, even of the same version."""
+        try:
+            there = self._active_path.stat()
+        except FileNotFoundError:
+            return None
+        return there.st_mtime_ns, there.st_ino
+
     def activate(self, ref: str) -> ModelVersion:
-        """Make ``ref`` the version that workers serve from their next start.
+        """Make ``ref`` the version that workers serve: running ones take it up within seconds.
 
         Raises:
             ModelNotFoundError: it is not in the folder.

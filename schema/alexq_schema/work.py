@@ -48,6 +48,7 @@ class PredictionWriter:
 
     def __init__(self, labels: Sequence[str]) -> None:
         """Prepare for ``labels`` in class-index order."""
+        self.classes = len(labels)
         self._labels = [storable(label) for label in labels]
         self._beginnings = [
             f'{{"index": {index}, "label": {json.dumps(label)}, "probability": '
@@ -67,6 +68,8 @@ class Succeeded:
 
     claim: Claim
     predictions: Predictions
+    model_id: int
+    """The version that made them, as ``model_versions`` has it."""
     decode_s: float
     forward_s: float
     batch_size: int

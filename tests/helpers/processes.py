@@ -74,8 +74,14 @@ class WorkerProcess:
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Return the log's records of this event."""
-        records = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [record for record in records if record["event"] == event]
+        return [record for record in self._records() if record["event"] == event]
+
+    def lines_with(self, text: str) -> list[dict[str, Any]]:
+        """Return the log's records whose event has this text in it."""
+        return [record for record in self._records() if text in record["event"]]
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the process."""

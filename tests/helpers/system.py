@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -71,12 +72,12 @@ class System:
             return jobs.claim(connection, job_ids, worker or self.worker)
 
     def commit(self, outcomes: list[Outcome], worker: UUID | None = None) -> int:
+        made = [replace(o, model_id=self.model_id) if isinstance(o, Succeeded) else o for o in outcomes]
         with self.database.begin() as connection:
             written = jobs.commit(
                 connection,
-                outcomes,
+                made,
                 worker_id=worker or self.worker,
-                model_id=self.model_id,
                 limits=LIMITS,
                 pause_s=lambda errors: self.pause_s * errors,
             )
@@ -120,4 +121,5 @@ class System:
 
 
 def success(claim: Claim, label: str = "tabby") -> Succeeded:
-    return Succeeded(claim, PredictionWriter([label]).write([0], [0.5]), 0.1, 0.2, 64)
+    """Return a result; :meth:`System.commit` names the model."""
+    return Succeeded(claim, PredictionWriter([label]).write([0], [0.5]), 0, 0.1, 0.2, 64)

@@ -240,9 +240,8 @@ class Finisher:
             [claim] = jobs.claim(connection, [job_id], self.worker_id)  # type: ignore[list-item]
             jobs.commit(
                 connection,
-                [Succeeded(claim, predictions, 0.0, 0.0, 1)],
+                [Succeeded(claim, predictions, self.model_id, 0.0, 0.0, 1)],
                 worker_id=self.worker_id,
-                model_id=self.model_id,
                 limits=Limits(max_attempts=1, max_crashes=1),
                 pause_s=lambda _: 0.0,
             )

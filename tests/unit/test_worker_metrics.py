@@ -32,7 +32,7 @@ def claim(attempt: int = 1, waited_s: float = 3.0) -> Claim:
 
 
 def succeeded(one: Claim | None = None) -> Succeeded:
-    return Succeeded(one or claim(), WRITER.write([0], [0.5]), 0.01, 0.02, 64)
+    return Succeeded(one or claim(), WRITER.write([0], [0.5]), 1, 0.01, 0.02, 64)
 
 
 def report(
@@ -44,7 +44,7 @@ def report(
     fenced: int = 0,
 ) -> CommitReport:
     size = max(1, len(outcomes))
-    batch = BatchReport(1, size, 64, [0.004] * size, [0.02] * size, 0.3)
+    batch = BatchReport(1, size, 64, [0.004] * size, [0.02] * size, 0.3, "alexnet/v1")
     jobs = [JobReport(outcome, lane, 4.0) for outcome in outcomes]
     return CommitReport((batch,), jobs, states or {}, failed or {}, fenced, 0.003, 0)
 
@@ -166,7 +166,7 @@ class Flow:
 
 def test_what_changes_by_itself_is_asked_at_each_scrape() -> None:
     metrics, model = Metrics(), Model()
-    metrics.describe(UUID(int=1), model, Flow())
+    metrics.describe(UUID(int=1), lambda: model, Flow())
     model.batch_limit = 16
 
     assert value(metrics, "batch_limit_images") == 16
@@ -176,6 +176,9 @@ def test_what_changes_by_itself_is_asked_at_each_scrape() -> None:
     [info] = [family for family in metrics.registry.collect() if family.name == "alexq_worker_info"]
     assert info.samples[0].labels["precision"] == "bf16"
     assert info.samples[0].labels["worker_id"] == str(UUID(int=1))
+    model.model_ref = ModelRef(name="alexnet", version="v2", precision="bf16", trained=True)
+    [info] = [family for family in metrics.registry.collect() if family.name == "alexq_worker_info"]
+    assert [sample.labels["model_version"] for sample in info.samples] == ["v2"]
 
 
 def test_only_a_device_with_memory_of_its_own_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +191,7 @@ def test_only_a_device_with_memory_of_its_own_tells_of_it(monkeypatch: pytest.Mo
 
 def test_the_document_describes_each_metric_and_no_other() -> None:
     metrics = Metrics()
-    metrics.describe(UUID(int=1), Model(), Flow())
+    metrics.describe(UUID(int=1), Model, Flow())
     metrics.committed(report([Late(claim())], failed={"deadline_passed": 1}))
 
     assert exposed(metrics.registry.collect()) == documented("alexq_worker_")

@@ -26,7 +26,6 @@ from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError, UnavailableError
 from alexq_schema.ids import new_id
 from alexq_schema.images import open_image_store
-from alexq_schema.models import ModelStore
 from alexq_schema.names import QUEUE_CLASSIFY, QUEUES
 from alexq_schema.repeating import Repeating
 from alexq_schema.settings import Settings
@@ -34,8 +33,6 @@ from alexq_worker import tasks
 from alexq_worker.celery_app import celery_app
 from alexq_worker.door import Door
 from alexq_worker.health import EXIT_UNHEALTHY, PAUSED_S, Health, Watch
-from alexq_worker.inference.decode import Decoder
-from alexq_worker.inference.engine import Engine
 from alexq_worker.intake import Intake
 from alexq_worker.isolation.messages import Setup
 from alexq_worker.isolation.parent import IsolatedEngine
@@ -43,9 +40,11 @@ from alexq_worker.lifecycle import Heartbeat, Notifier
 from alexq_worker.memory_use import memory_use
 from alexq_worker.metrics import Metrics
 from alexq_worker.pipeline.pipeline import Pipeline
+from alexq_worker.pipeline.residents import Residents
 from alexq_worker.pool import Pool
 from alexq_worker.refusals import Refusals
 from alexq_worker.reporting import Reporting
+from alexq_worker.serving import Following, Loaded, Loader
 from alexq_worker.sweeper import SWEEP_EVERY_S, Sweeper
 from alexq_worker.table import SqlJobTable
 
@@ -79,38 +78,19 @@ class Process:
         metrics = Metrics()
         metrics.listen(settings.metrics_address, settings.metrics_port)
         migrations.require_usable(settings.database_url)
-        version = ModelStore(settings.models_dir).resolve(settings.model)
-        self.engine = Engine.load(
-            version, device=settings.device, precision=settings.precision, max_batch=settings.max_batch
-        )
-        self.engine.warm_up()
+        self.database = Database(settings.database_url)
+        loader = Loader(settings, self.database)
+        self.serving = loader.load(settings.model)
+        residents = Residents(self.serving)
         self.worker_id = new_id()
         logs.bind(worker_id=str(self.worker_id))
-        self.database = Database(settings.database_url)
-        with self.database.begin() as connection:
-            self.model_id = workers.register_model(
-                connection, self.engine.model_ref, version.info.weights_sha256
-            )
         client = redis.Redis.from_url(
             settings.broker_url,
             socket_connect_timeout=settings.publish_timeout_s,
             socket_timeout=settings.publish_timeout_s,
         )
         images = open_image_store(settings.images_url)
-        isolation = IsolatedEngine(
-            Setup(
-                images_url=settings.images_url,
-                models_dir=settings.models_dir,
-                model=version.info.ref,
-                device=settings.device,
-                precision=settings.precision,
-                max_image_pixels=settings.max_image_pixels,
-                memory_bytes=settings.isolation_memory_bytes,
-                log_format=settings.log_format,
-            ),
-            self.engine.labels,
-            timeout_s=settings.isolation_timeout_s,
-        )
+        isolation = IsolatedEngine(Setup.of(settings), timeout_s=settings.isolation_timeout_s)
         self.notifier = Notifier(client)
         reporting = Reporting(self.notifier, metrics)
         intake = Intake()
@@ -118,14 +98,12 @@ class Process:
             table=SqlJobTable(
                 self.database,
                 worker_id=self.worker_id,
-                model_id=self.model_id,
                 limits=Limits(settings.max_attempts, settings.max_crashes),
                 retry_pause_s=settings.retry_pause_s,
                 random=Random(),  # noqa: S311 - for jitter
             ),
             images=images,
-            decoder=Decoder(version.info.preprocessing, settings.max_image_pixels),
-            engine=self.engine,
+            residents=residents,
             isolation=isolation,
             max_batch=settings.max_batch,
             decode_threads=settings.decode_threads,
@@ -133,7 +111,7 @@ class Process:
             on_room=intake.wake,
             on_fatal=self._broke,
         )
-        metrics.describe(self.worker_id, self.engine, self.pipeline)
+        metrics.describe(self.worker_id, lambda: self.serving.engine, self.pipeline)
         self.messages = 2 * self.pipeline.capacity
         self.app = celery_app(settings)
         self.refusals = Refusals(self.database)
@@ -172,6 +150,16 @@ class Process:
             Repeating("alexq-sweep", SWEEP_EVERY_S, sweeper.sweep, outages=(redis.RedisError, KombuError)),
             Repeating("alexq-refusals", settings.heartbeat_s, self.refusals.flush),
         ]
+        if not settings.model:
+            following = Following(
+                loader,
+                residents,
+                worker_id=self.worker_id,
+                database=self.database,
+                on_switch=self._switched,
+                metrics=metrics,
+            )
+            self._repeating.append(Repeating("alexq-models", settings.heartbeat_s, following.look))
 
     def run(self) -> int:
         """Consume until told to stop; return 0 when everything in flight was finished or given back."""
@@ -222,14 +210,18 @@ class Process:
                 self.worker_id,
                 host=socket.gethostname(),
                 pid=os.getpid(),
-                device=self.engine.device_name,
-                model_id=self.model_id,
+                device=self.serving.engine.device_name,
+                model_id=self.serving.model_id,
             )
         self.pipeline.start()
         self.door.start()
         for repeating in self._repeating:
             repeating.start()
-        log.info("ready: %s on %s", self.engine.model_ref.name, self.engine.device_name)
+        engine = self.serving.engine
+        log.info("ready: %s on %s", engine.model_ref.name, engine.device_name)
+
+    def _switched(self, serving: Loaded) -> None:
+        self.serving = serving
 
     def _shutting_down(self, **_: Any) -> None:
         """Runs in the signal handler: begin to drain, and bound the time that it may take."""

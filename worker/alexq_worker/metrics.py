@@ -8,7 +8,7 @@ for at each scrape. No label names a job, a submission or a tenant, and each has
 from __future__ import annotations
 
 from collections import Counter as Collected
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final, Protocol
@@ -22,6 +22,8 @@ from prometheus_client import (
     ProcessCollector,
     start_http_server,
 )
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from alexq_schema.errors import AlexqError, SettingsError
 from alexq_schema.job import TERMINAL_STATES, JobState, ModelRef
@@ -75,8 +77,34 @@ class Flowing(Protocol):
         """Return what has not got on for longest: for how many seconds, and what, in words."""
 
 
-def _memory_of(engine: Serving, kind: str) -> int:
-    return engine.device_memory()[kind]
+def _memory_of(serving: Callable[[], Serving], kind: str) -> int:
+    return serving().device_memory()[kind]
+
+
+class _Info(Collector):
+    """What this worker is, as it is when somebody asks."""
+
+    def __init__(self, worker_id: UUID, serving: Callable[[], Serving]) -> None:
+        self._worker_id = worker_id
+        self._serving = serving
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield one gauge, of 1."""
+        engine = self._serving()
+        model = engine.model_ref
+        info = {
+            "worker_id": str(self._worker_id),
+            "version": version("alexq"),
+            "model": model.name,
+            "model_version": model.version,
+            "precision": model.precision,
+            "trained": str(model.trained).lower(),
+            "device": engine.device_name,
+        }
+        text = "1: which worker this is, and what it serves."
+        family = GaugeMetricFamily("alexq_worker_info", text, labels=tuple(info))
+        family.add_metric(tuple(info.values()), 1)
+        yield family
 
 
 class Metrics:
@@ -113,7 +141,12 @@ class Metrics:
         )
         self._decode = self._bulk("decode_seconds", "Loading, decoding and resizing an image.", STAGE_S)
         self._ready = self._bulk("batch_wait_seconds", "An image's wait, decoded, for the device.", STAGE_S)
+        self._switches = Counter(
+            "model_switches", "Versions that took over, or were refused, while it worked.", ("outcome",), **of
+        )
         self._known_codes = _codes()
+        for outcome in ("switched", "refused"):
+            self._switches.labels(outcome)
         for state in TERMINAL_STATES:
             if state is not JobState.CANCELLED:  # no worker does that
                 self._jobs.labels(state.value)
@@ -150,21 +183,11 @@ class Metrics:
                 "set ALEXQ_METRICS_ADDRESS and ALEXQ_METRICS_PORT, each worker of a host its own"
             ) from error
 
-    def describe(self, worker_id: UUID, engine: Serving, pipeline: Flowing) -> None:
-        """Tell at each scrape what this worker serves, and how it gets on."""
+    def describe(self, worker_id: UUID, serving: Callable[[], Serving], pipeline: Flowing) -> None:
+        """Tell at each scrape what this worker serves by then, and how it gets on."""
         of = {**_OF, "registry": self.registry}
-        model = engine.model_ref
-        info = {
-            "worker_id": str(worker_id),
-            "version": version("alexq"),
-            "model": model.name,
-            "model_version": model.version,
-            "precision": model.precision,
-            "trained": str(model.trained).lower(),
-            "device": engine.device_name,
-        }
-        Gauge("info", "1: which worker this is, and what it serves.", tuple(info), **of).labels(**info).set(1)
-        self._asked("batch_limit_images", "Images of a batch, at most.", lambda: engine.batch_limit)
+        self.registry.register(_Info(worker_id, serving))
+        self._asked("batch_limit_images", "Images of a batch, at most.", lambda: serving().batch_limit)
         self._asked(
             "progress_age_seconds",
             "Time since what is in hand got on; 0 where nothing is.",
@@ -173,10 +196,10 @@ class Metrics:
         in_flight = Gauge("jobs_in_flight", "Jobs handed in and not settled.", ("lane",), **of)
         for lane in Lane:
             in_flight.labels(lane.value).set_function(partial(pipeline.in_flight, lane))
-        if kinds := engine.device_memory():
+        if kinds := serving().device_memory():
             memory = Gauge("device_memory_bytes", "The device's memory, by kind.", ("kind",), **of)
             for kind in kinds:
-                memory.labels(kind).set_function(partial(_memory_of, engine, kind))
+                memory.labels(kind).set_function(partial(_memory_of, serving, kind))
 
     def _asked(self, name: str, documentation: str, ask: Callable[[], float]) -> None:
         Gauge(name, documentation, **_OF, registry=self.registry).set_function(ask)
@@ -205,6 +228,14 @@ class Metrics:
             if state.is_terminal:
                 self._jobs.labels(state.value).inc(count)
         self._fenced.inc(report.fenced)
+
+    def switched(self) -> None:
+        """Note that another model version took over."""
+        self._switches.labels("switched").inc()
+
+    def refused(self) -> None:
+        """Note that a model version which was activated cannot be used."""
+        self._switches.labels("refused").inc()
 
     def reclaimed(self, jobs: int, dead: int) -> None:
         """Note jobs taken back from silent workers, and how many of them are dead of it."""

@@ -20,7 +20,7 @@ def report(store: ModelStore, version: ModelVersion, *, activate: bool = False) 
         say(f"{ref} is in {version.folder} and active already")
     elif activate or active is None:
         store.activate(ref)
-        say(f"{ref} is in {version.folder} and active: workers serve it from their next start")
+        say(f"{ref} is in {version.folder} and active: workers serve it")
     else:
         say(f"{ref} is in {version.folder}; workers serve {active} until `alexq models activate {ref}`")
     typer.echo(ref)

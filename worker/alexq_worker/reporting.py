@@ -33,6 +33,7 @@ class Reporting:
                 extra={
                     "batch_id": batch.batch_id,
                     "size": batch.size,
+                    "model": batch.model,
                     "decode_s": round(sum(batch.decode_s), 4),
                     "forward_s": round(batch.forward_s, 4),
                     "commit_s": round(report.commit_s, 4),

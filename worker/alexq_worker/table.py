@@ -35,14 +35,12 @@ class SqlJobTable:
         database: Database,
         *,
         worker_id: UUID,
-        model_id: int,
         limits: Limits,
         retry_pause_s: float,
         random: Random,
     ) -> None:
         self._database = database
         self._worker_id = worker_id
-        self._model_id = model_id
         self._limits = limits
         self._retry_pause_s = retry_pause_s
         self._random = random
@@ -60,7 +58,6 @@ class SqlJobTable:
                 connection,
                 outcomes,
                 worker_id=self._worker_id,
-                model_id=self._model_id,
                 limits=self._limits,
                 pause_s=self._pause_s,
             )

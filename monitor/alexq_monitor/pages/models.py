@@ -66,7 +66,7 @@ class ModelsPage(Page):
 
     def said(self) -> str | None:
         """Say that a version was activated."""
-        return "It is active: workers serve it from their next start." if self.asked("activated") else None
+        return "It is active: workers switch to it within seconds." if self.asked("activated") else None
 
 
 class Activate(Page):

@@ -35,6 +35,9 @@ class WorkerState:
     """Why it found itself unable to get on, if it did."""
     memory: MemoryUse | None = None
     """What is taken of the device's memory; on the CPU, of the host's by this worker."""
+    refused_model: str | None = None
+    """The active version, where it cannot use it and goes on with another."""
+    refused_reason: str | None = None
 
     @property
     def name(self) -> str:
@@ -61,6 +64,8 @@ def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState
             Worker.unhealthy_reason,
             Worker.memory_used_bytes,
             Worker.memory_total_bytes,
+            Worker.refused_model,
+            Worker.refused_reason,
             ModelVersion.name,
             ModelVersion.version,
             ModelVersion.precision,
@@ -85,6 +90,8 @@ def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState
             memory=(
                 MemoryUse(row.memory_used_bytes, row.memory_total_bytes) if row.memory_total_bytes else None
             ),
+            refused_model=row.refused_model,
+            refused_reason=row.refused_reason,
         )
         for row in connection.execute(statement)
     ]

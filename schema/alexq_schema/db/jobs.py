@@ -233,7 +233,6 @@ def commit(
     outcomes: Sequence[Outcome],
     *,
     worker_id: UUID,
-    model_id: int,
     limits: Limits,
     pause_s: Callable[[int], float],
 ) -> dict[JobState, int]:
@@ -248,7 +247,7 @@ def commit(
     rows: dict[tuple[type[Outcome], JobState], list[dict[str, Any]]] = {}
     for outcome in sorted(outcomes, key=lambda o: o.claim.job_id):
         state = _state_after(outcome, limits)
-        row = _held(outcome.claim, worker_id) | _what_became(outcome, state, model_id, pause_s)
+        row = _held(outcome.claim, worker_id) | _what_became(outcome, state, pause_s)
         rows.setdefault((type(outcome), state), []).append(row)
     if len(rows) > 1:  # a kind's own rows are locked in the order of their ids; so must be those of all
         connection.execute(_LOCK, {"b_ids": [outcome.claim.job_id for outcome in outcomes]})
@@ -278,14 +277,12 @@ def _held(claim: Claim, worker_id: UUID) -> dict[str, Any]:
     return {"b_job": claim.job_id, "b_held": claim.attempt, "b_worker": worker_id}
 
 
-def _what_became(
-    outcome: Outcome, state: JobState, model_id: int, pause_s: Callable[[int], float]
-) -> dict[str, Any]:
+def _what_became(outcome: Outcome, state: JobState, pause_s: Callable[[int], float]) -> dict[str, Any]:
     """Return what the statements of this kind of outcome need beside the fence."""
     match outcome:
         case Succeeded():
             return {
-                "b_model": model_id,
+                "b_model": outcome.model_id,
                 "b_label": outcome.predictions.label[:255],
                 "b_probability": outcome.predictions.probability,
                 "b_predictions": outcome.predictions.json,

@@ -62,6 +62,10 @@ class Worker(Base):
     pid: Mapped[int]
     device: Mapped[str] = mapped_column(String(255))
     model_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"))
+    """What it serves now."""
+    refused_model: Mapped[str | None] = mapped_column(String(129))
+    """``name/version`` of the active version, where this worker cannot use it and goes on with another."""
+    refused_reason: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[datetime]
     last_seen_at: Mapped[datetime]
     """Renewed while the worker's pipeline makes progress."""

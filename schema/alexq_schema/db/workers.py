@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.tables import ModelVersion, Worker
 from alexq_schema.job import ModelRef
+from alexq_schema.text import storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,18 @@ def renew(connection: Connection, worker_id: UUID, memory: MemoryUse | None = No
     if memory is not None:
         values |= {"memory_used_bytes": memory.used_bytes, "memory_total_bytes": memory.total_bytes}
     connection.execute(update(Worker).where(Worker.id == worker_id).values(values))
+
+
+def serve(connection: Connection, worker_id: UUID, model_id: int) -> None:
+    """Note which version this worker's results are made with from now on, and that it refuses none."""
+    statement = update(Worker).where(Worker.id == worker_id)
+    connection.execute(statement.values(model_id=model_id, refused_model=None, refused_reason=None))
+
+
+def refuse(connection: Connection, worker_id: UUID, ref: str, reason: str) -> None:
+    """Note that the active version ``ref`` cannot be used here, and that the one before it goes on."""
+    statement = update(Worker).where(Worker.id == worker_id)
+    connection.execute(statement.values(refused_model=storable(ref)[:129], refused_reason=storable(reason)))
 
 
 def leave(connection: Connection, worker_id: UUID) -> None:

@@ -332,3 +332,16 @@ def test_on_cuda_fp32_agrees_with_the_cpu(version: ModelVersion, engine: Engine,
     got, expected = cuda.classify(batch), engine.classify(IMAGES)
     assert np.array_equal(got.indices, expected.indices)
     assert np.abs(got.probabilities - expected.probabilities).max() < 1e-4
+
+
+def test_a_closed_engine_has_let_go_of_its_network_and_classifies_nothing(pets):
+    engine = load(pets)
+    engine.warm_up()
+    network = weakref.ref(engine.forward._network)
+
+    engine.close()
+    engine.close()
+
+    assert network() is None
+    with pytest.raises(ModelNotReadyError):
+        engine.classify(IMAGES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import numpy as np
@@ -22,7 +24,7 @@ import pytest
 from alexq_schema.errors import EngineError, FailedError, ImageLostError, WorkerCrashedError
 from alexq_schema.images import FileImageStore
 from alexq_schema.models import ModelStore
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, Succeeded
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, PredictionWriter, Succeeded
 from alexq_worker.isolation.messages import Job, Setup
 from alexq_worker.isolation.parent import IsolatedEngine
 from tests.helpers.eventually import eventually
@@ -30,6 +32,7 @@ from tests.helpers.photos import encode, hostile_images, photo_crops
 
 POISONED = (sys.executable, str(Path(__file__).with_name("poisoned_child.py")))
 LABELS = [f"label {index}" for index in range(1000)]
+VERSION = SimpleNamespace(ref="alexnet/untrained-seed0", model_id=7, predictions=PredictionWriter(LABELS))
 MEMORY_BYTES = 256 * 2**20
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux only")
@@ -45,7 +48,6 @@ def setup(images: FileImageStore, models_dir: Path) -> Setup:
     return Setup(
         images_url=images.root.as_uri(),
         models_dir=models_dir,
-        model=ModelStore(models_dir).resolve().info.ref,
         device="cpu",
         precision="fp32",
         max_image_pixels=50_000_000,
@@ -69,8 +71,7 @@ def claim_of(images: FileImageStore) -> Callable[[bytes], Claim]:
 @pytest.fixture(scope="module")
 def real(setup: Setup) -> Iterator[IsolatedEngine]:
     """Serves the real model; its child is shared."""
-    labels = ModelStore(setup.models_dir).find(setup.model).read_labels()
-    isolated = IsolatedEngine(setup, labels)
+    isolated = IsolatedEngine(setup)
     yield isolated
     isolated.stop()
 
@@ -81,7 +82,7 @@ def isolated(setup: Setup) -> Iterator[Callable[..., IsolatedEngine]]:
     made: list[IsolatedEngine] = []
 
     def make(setup: Setup = setup, argv: tuple[str, ...] = POISONED, **options: float) -> IsolatedEngine:
-        made.append(IsolatedEngine(setup, LABELS, argv=argv, **options))
+        made.append(IsolatedEngine(setup, argv=argv, **options))
         return made[-1]
 
     yield make
@@ -123,7 +124,7 @@ class Running:
 
     def __init__(self, engine: IsolatedEngine, claim: Claim) -> None:
         self._outcomes: list[Outcome] = []
-        self._thread = threading.Thread(target=lambda: self._outcomes.append(engine.classify(claim)))
+        self._thread = threading.Thread(target=lambda: self._outcomes.append(engine.classify(claim, VERSION)))
         self._thread.start()
 
     def outcome(self) -> Outcome:
@@ -137,7 +138,7 @@ def test_a_suspect_that_is_fine_gives_what_the_resident_engine_gives(
     from alexq_worker.inference.decode import Decoder
     from alexq_worker.inference.engine import Engine
 
-    version = ModelStore(setup.models_dir).find(setup.model)
+    version = ModelStore(setup.models_dir).find(VERSION.ref)
     engine = Engine.load(version, device="cpu", precision="fp32", max_batch=3)
     engine.warm_up()
     batch = engine.new_batch()
@@ -147,7 +148,7 @@ def test_a_suspect_that_is_fine_gives_what_the_resident_engine_gives(
     top = engine.classify(batch)
     for data, indices, probabilities in zip(photographs, top.indices, top.probabilities, strict=True):
         claim = claim_of(data)
-        outcome = real.classify(claim)
+        outcome = real.classify(claim, VERSION)
         assert isinstance(outcome, Succeeded)
         assert outcome.claim == claim
         assert outcome.batch_size == 1
@@ -155,14 +156,14 @@ def test_a_suspect_that_is_fine_gives_what_the_resident_engine_gives(
         assert outcome.forward_s > 0
         predictions = json.loads(outcome.predictions.json)
         assert [p["index"] for p in predictions] == indices.tolist()
-        assert [p["label"] for p in predictions] == [engine.labels[index] for index in indices]
+        assert [p["label"] for p in predictions] == [LABELS[index] for index in indices]
         assert np.allclose([p["probability"] for p in predictions], probabilities, atol=1e-4)
 
 
 def test_a_bad_image_fails_with_its_type(real: IsolatedEngine, claim_of: Callable[[bytes], Claim]) -> None:
     for code, data in hostile_images().items():
         claim = claim_of(data)
-        outcome = real.classify(claim)
+        outcome = real.classify(claim, VERSION)
         assert isinstance(outcome, Failed), code
         assert (outcome.claim, outcome.code) == (claim, code)
         assert outcome.detail
@@ -190,7 +191,7 @@ def test_an_image_that_breaks_the_child_is_a_crash_that_says_how(
     if poison == "bomb" and sys.platform != "linux":
         pytest.skip("memory is limited on Linux only")
     claim = claim_of(poison.encode())
-    outcome = isolated().classify(claim)
+    outcome = isolated().classify(claim, VERSION)
     assert isinstance(outcome, Crashed), outcome
     assert outcome.claim == claim
     assert outcome.code == WorkerCrashedError.code
@@ -202,18 +203,20 @@ def test_the_suspect_after_a_crash_gets_a_fresh_child(
     isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim], photograph: bytes
 ) -> None:
     engine = isolated()
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
-    assert isinstance(engine.classify(claim_of(b"kill")), Crashed)
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
+    assert isinstance(engine.classify(claim_of(b"kill"), VERSION), Crashed)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
 
 
 def test_a_job_that_hangs_is_ended_at_its_time_limit(
     isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim], photograph: bytes
 ) -> None:
     engine = isolated(timeout_s=3.0)
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)  # the start has its own limit
+    assert isinstance(
+        engine.classify(claim_of(photograph), VERSION), Succeeded
+    )  # the start has its own limit
     started = time.monotonic()
-    outcome = engine.classify(claim_of(b"hang"))
+    outcome = engine.classify(claim_of(b"hang"), VERSION)
     assert isinstance(outcome, Crashed)
     assert outcome.detail == "took longer than 3 s; the process was ended"
     assert time.monotonic() - started >= 3.0
@@ -229,7 +232,7 @@ def test_a_job_may_not_use_more_cpu_time_than_it_is_given(
         [*POISONED, str(os.getpid())], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     assert process.stdin
-    process.stdin.write(setup.to_line() + job.to_line())
+    process.stdin.write(setup.serving(VERSION.ref).to_line() + job.to_line())
     process.stdin.flush()
     try:
         assert process.wait(150) == -signal.SIGXCPU
@@ -243,14 +246,14 @@ def test_errors_of_ours_are_not_crashes(
     isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim], images: FileImageStore
 ) -> None:
     engine = isolated()
-    outcome = engine.classify(claim_of(b"raise"))
+    outcome = engine.classify(claim_of(b"raise"), VERSION)
     child = only_child()
     assert isinstance(outcome, Errored)
     assert (outcome.code, outcome.is_retryable) == (FailedError.code, False)
     assert "ZeroDivisionError" in outcome.detail
     lost = claim_of(b"this image will be lost")
     images.path(lost.image_key).unlink()
-    outcome = engine.classify(lost)
+    outcome = engine.classify(lost, VERSION)
     assert isinstance(outcome, Errored)
     assert (outcome.code, outcome.is_retryable) == (ImageLostError.code, True)
     assert only_child() == child
@@ -259,7 +262,7 @@ def test_errors_of_ours_are_not_crashes(
 def test_what_libraries_print_is_no_answer(
     isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim]
 ) -> None:
-    outcome = isolated().classify(claim_of(b"chatter"))
+    outcome = isolated().classify(claim_of(b"chatter"), VERSION)
     assert isinstance(outcome, Succeeded)
     predictions = json.loads(outcome.predictions.json)
     assert [(p["label"], p["probability"]) for p in predictions] == [("label 3", 0.75), ("label 1", 0.25)]
@@ -272,9 +275,9 @@ def test_an_answer_that_was_not_asked_for_is_not_taken_for_the_next_job(
     hanging: Path,
 ) -> None:
     engine = isolated()
-    assert isinstance(engine.classify(claim_of(b"speak_twice")), Succeeded)
+    assert isinstance(engine.classify(claim_of(b"speak_twice"), VERSION), Succeeded)
     eventually(hanging.exists)
-    outcome = engine.classify(claim_of(photograph))
+    outcome = engine.classify(claim_of(photograph), VERSION)
     assert isinstance(outcome, Succeeded)
     assert outcome.predictions.label == "label 3"
 
@@ -295,16 +298,17 @@ def test_a_child_that_does_not_get_ready_is_not_the_jobs_fault(
     isolated: Callable[..., IsolatedEngine],
     claim_of: Callable[[bytes], Claim],
 ) -> None:
-    outcome = isolated(argv=argv, start_timeout_s=start_timeout_s).classify(claim_of(b"kill"))
+    outcome = isolated(argv=argv, start_timeout_s=start_timeout_s).classify(claim_of(b"kill"), VERSION)
     assert isinstance(outcome, Errored)
     assert (outcome.code, outcome.is_retryable) == (EngineError.code, True)
     assert why in outcome.detail
 
 
 def test_a_model_that_is_gone_is_named(
-    isolated: Callable[..., IsolatedEngine], setup: Setup, claim_of: Callable[[bytes], Claim]
+    isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim]
 ) -> None:
-    outcome = isolated(setup.model_copy(update={"model": "gone/1"})).classify(claim_of(b"kill"))
+    gone = SimpleNamespace(**{**vars(VERSION), "ref": "gone/1"})
+    outcome = isolated().classify(claim_of(b"kill"), gone)
     assert isinstance(outcome, Errored)
     assert outcome.is_retryable
     assert "no model gone/1" in outcome.detail
@@ -317,14 +321,14 @@ def test_stop_ends_a_job_at_once_and_nothing_starts_after_it(
     hanging: Path,
 ) -> None:
     engine = isolated(timeout_s=3600.0)
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
     running = Running(engine, claim_of(b"hang"))
     child = only_child()
     eventually(hanging.exists)
     engine.stop()
     engine.stop()
     assert not child.is_running()
-    for outcome in (running.outcome(), engine.classify(claim_of(photograph))):
+    for outcome in (running.outcome(), engine.classify(claim_of(photograph), VERSION)):
         assert isinstance(outcome, Errored)
         assert outcome.is_retryable
         assert outcome.detail == "the worker is stopping"
@@ -356,9 +360,11 @@ def test_a_child_dies_with_its_worker(
         "from alexq_schema.work import Claim\n"
         "from alexq_worker.isolation.messages import Setup\n"
         "from alexq_worker.isolation.parent import IsolatedEngine\n"
+        "from types import SimpleNamespace\n"
         "from uuid import UUID\n"
         f"setup = Setup.model_validate_json({setup.model_dump_json()!r})\n"
-        f"IsolatedEngine(setup, [], argv={POISONED!r}).classify({claim_of(b'hang')!r})\n"
+        f"version = SimpleNamespace(ref={VERSION.ref!r})\n"
+        f"IsolatedEngine(setup, argv={POISONED!r}).classify({claim_of(b'hang')!r}, version)\n"
     )
     process = subprocess.Popen([sys.executable, str(worker)])
     try:
@@ -374,12 +380,12 @@ def test_signals_meant_for_the_worker_leave_the_child_alone(
     isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim], photograph: bytes
 ) -> None:
     engine = isolated()
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
     child = only_child()
     assert os.getpgid(child.pid) == os.getsid(child.pid) == child.pid
     child.send_signal(signal.SIGTERM)
     child.send_signal(signal.SIGINT)
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
     assert only_child() == child
 
 
@@ -387,17 +393,17 @@ def test_an_idle_child_is_ended_and_the_next_suspect_gets_another(
     isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim], photograph: bytes
 ) -> None:
     engine = isolated(idle_s=0.3)
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
     eventually(lambda: not children(), what="the idle child ends")
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
 
 
 def test_a_child_in_use_is_not_idle(
     isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim], photograph: bytes
 ) -> None:
     engine = isolated(idle_s=0.3, timeout_s=3.0)
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
-    outcome = engine.classify(claim_of(b"hang"))
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
+    outcome = engine.classify(claim_of(b"hang"), VERSION)
     assert isinstance(outcome, Crashed)
     assert "took longer than 3 s" in outcome.detail
 
@@ -406,11 +412,11 @@ def test_a_child_that_died_between_jobs_costs_nobody(
     isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim], photograph: bytes
 ) -> None:
     engine = isolated()
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
     child = only_child()
     child.kill()
     eventually(lambda: child.status() == psutil.STATUS_ZOMBIE)
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
 
 
 @linux_only
@@ -418,11 +424,11 @@ def test_a_child_that_dies_before_it_has_read_its_job_costs_nobody(
     isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim], photograph: bytes
 ) -> None:
     engine = isolated()
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
     child = only_child()
     child.suspend()  # as one that is being killed: it lives, says nothing and reads nothing
     outcomes: list[Outcome] = []
-    asking = threading.Thread(target=lambda: outcomes.append(engine.classify(claim_of(photograph))))
+    asking = threading.Thread(target=lambda: outcomes.append(engine.classify(claim_of(photograph), VERSION)))
     asking.start()
     assert engine._child is not None
     requests = engine._child._stdin.fileno()
@@ -447,10 +453,38 @@ def test_the_child_knows_no_passwords(
 ) -> None:
     monkeypatch.setenv("ALEXQ_DATABASE_URL", "postgresql+psycopg://alexq:secret@db/alexq")
     engine = isolated()
-    assert isinstance(engine.classify(claim_of(photograph)), Succeeded)
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
     assert not [name for name in only_child().environ() if name.startswith("ALEXQ_")]
 
 
 def test_the_worker_side_needs_no_torch() -> None:
     program = "import sys, alexq_worker.isolation.parent; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_suspect_of_another_version_gets_a_child_that_has_it(
+    isolated: Callable[..., IsolatedEngine],
+    models_dir: Path,
+    claim_of: Callable[[bytes], Claim],
+    photograph: bytes,
+) -> None:
+    engine = isolated()
+    assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
+    first = only_child().pid
+    copy = ModelStore(models_dir)
+    ref = "alexnet/another"
+    info = copy.find(VERSION.ref).info.model_copy(update={"version": "another"})
+    copy.folder(ref).mkdir(exist_ok=True)
+    (copy.folder(ref) / "model.json").write_text(info.model_dump_json())
+    another = SimpleNamespace(
+        ref=ref, model_id=8, predictions=PredictionWriter(["a", "b", "c", "the fourth"])
+    )
+
+    try:
+        outcome = engine.classify(claim_of(photograph), another)
+    finally:
+        shutil.rmtree(copy.folder(ref))
+
+    assert isinstance(outcome, Succeeded)
+    assert (outcome.model_id, outcome.predictions.label) == (8, "the fourth")
+    assert only_child().pid != first

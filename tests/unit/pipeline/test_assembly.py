@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from alexq_worker.pipeline.assembly import Assembly
-from alexq_worker.pipeline.policy import BatchPolicy
+from alexq_worker.pipeline.assembly import Assembly, Batch
 from alexq_worker.pipeline.ports import Pixels
+from alexq_worker.pipeline.residents import Resident
 
 
 class Grey:
@@ -22,12 +26,32 @@ class Grey:
         out[...] = self.value
 
 
-def assembly(max_batch: int = 4) -> Assembly[int]:
-    return Assembly(lambda: np.zeros((max_batch, 2, 2, 3), np.uint8), BatchPolicy(max_batch))
+def resident(max_batch: int = 4, side: int = 2) -> Resident:
+    engine: Any = SimpleNamespace(
+        batch_limit=max_batch, new_batch=lambda: np.zeros((max_batch, side, side, 3), np.uint8)
+    )
+    nothing: Any = None
+    return Resident("grey/1", 1, decoder=nothing, engine=engine, labels=[], max_batch=max_batch)
+
+
+class One:
+    """An assembly in which there is one version."""
+
+    def __init__(self, max_batch: int = 4) -> None:
+        self.resident = resident(max_batch)
+        self.assembly: Assembly[int] = Assembly(self.resident)
+        self.recycle, self.close = self.assembly.recycle, self.assembly.close
+
+    def add(self, item: int, picture: Grey) -> None:
+        self.assembly.add(item, picture, self.resident)
+
+    def seal(self) -> Batch[int] | None:
+        sealed = self.assembly.seal()
+        return None if sealed is None else sealed[1]
 
 
 def test_a_free_device_takes_what_is_there_without_waiting_for_more() -> None:
-    waiting = assembly()
+    waiting = One()
     waiting.add(7, Grey(7))
 
     batch = waiting.seal()
@@ -39,7 +63,7 @@ def test_a_free_device_takes_what_is_there_without_waiting_for_more() -> None:
 
 
 def test_pictures_gather_while_the_device_is_busy() -> None:
-    busy = assembly()
+    busy = One()
     busy.add(1, Grey(1))
     first = busy.seal()
     assert first is not None
@@ -55,7 +79,7 @@ def test_pictures_gather_while_the_device_is_busy() -> None:
 
 
 def test_a_full_batch_makes_decoders_wait_for_the_device() -> None:
-    full = assembly(max_batch=2)
+    full = One(max_batch=2)
     for value in (1, 2):
         full.add(value, Grey(value))
     waits = threading.Thread(target=full.add, args=(3, Grey(3)))
@@ -72,7 +96,7 @@ def test_a_full_batch_makes_decoders_wait_for_the_device() -> None:
 
 
 def test_a_sealed_batch_waits_for_the_copy_in_progress() -> None:
-    slow = assembly()
+    slow = One()
     may_write = threading.Event()
     is_writing = threading.Event()
 
@@ -98,7 +122,7 @@ def test_a_sealed_batch_waits_for_the_copy_in_progress() -> None:
 
 
 def test_closing_hands_out_the_rest_and_then_nothing() -> None:
-    closing = assembly()
+    closing = One()
     closing.add(1, Grey(1))
     closing.close()
 
@@ -112,7 +136,7 @@ def test_closing_hands_out_the_rest_and_then_nothing() -> None:
 
 @pytest.mark.parametrize("decoders", [1, 4])
 def test_every_picture_goes_through_once_whatever_the_timing(decoders: int) -> None:
-    shared = assembly(max_batch=8)
+    shared = One(max_batch=8)
     per_decoder = 200
 
     def decode(number: int) -> None:
@@ -134,3 +158,32 @@ def test_every_picture_goes_through_once_whatever_the_timing(decoders: int) -> N
         thread.join(5)
 
     assert sorted(seen) == list(range(decoders * per_decoder))
+
+
+def test_pictures_of_two_versions_are_in_batches_of_their_own_and_take_turns() -> None:
+    small, large = resident(side=2), resident(side=3)
+    shared: Assembly[int] = Assembly(small)
+    for value in range(4):
+        shared.add(value, Grey(value), small if value % 2 else large)
+
+    sealed = [shared.seal(), shared.seal()]
+
+    assert [(batch.items, batch.pixels.shape[1]) for _, batch in sealed if batch] == [  # type: ignore[misc]
+        ([0, 2], 3),
+        ([1, 3], 2),
+    ]
+    assert [version for version, _ in sealed] == [large, small]  # type: ignore[misc]
+
+
+def test_the_buffers_of_a_version_go_with_it() -> None:
+    shared: Assembly[int] = Assembly(resident())
+    other = resident()
+    shared.add(1, Grey(1), other)
+    sealed = shared.seal()
+    assert sealed is not None
+    buffer = weakref.ref(sealed[1])
+    shared.recycle(sealed[1])
+    del other, sealed
+    gc.collect()
+
+    assert buffer() is None

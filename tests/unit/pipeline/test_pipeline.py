@@ -22,10 +22,11 @@ from alexq_schema.errors import (
 from alexq_schema.ids import new_id
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, PredictionWriter, Succeeded
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
-from alexq_worker.pipeline.ports import Pixels
+from alexq_worker.pipeline.ports import Pixels, Version
+from alexq_worker.pipeline.residents import Resident, Residents
 from alexq_worker.pipeline.ticket import Summary
 from tests.helpers.eventually import eventually
 
@@ -145,6 +146,7 @@ class GreyEngine:
         self.limit = MAX_BATCH
         self.memory = MAX_BATCH
         self.checks = 0
+        self.is_busy = self.is_closed = False
 
     @property
     def batch_limit(self) -> int:
@@ -158,10 +160,22 @@ class GreyEngine:
         if self.fails:
             raise RuntimeError("out of order, whatever the image")
 
+    def close(self) -> None:
+        assert not self.is_busy, "closed in the middle of a batch"
+        self.is_closed = True
+
     def new_batch(self) -> Pixels:
         return np.zeros((MAX_BATCH, 2, 2, 3), np.uint8)
 
     def classify(self, images: Pixels) -> Top:
+        assert not self.is_closed
+        self.is_busy = True
+        try:
+            return self._classify(images)
+        finally:
+            self.is_busy = False
+
+    def _classify(self, images: Pixels) -> Top:
         self.sizes.append(len(images))
         values = images[:, :1, 0, 0].astype(np.int64)
         assert self.may_go.wait(10)
@@ -181,15 +195,15 @@ class Child:
         self.may_go = threading.Event()
         self.may_go.set()
 
-    def classify(self, claim: Claim) -> Outcome:
+    def classify(self, claim: Claim, version: Version) -> Outcome:
         self.ran.append(claim)
         while not self.may_go.wait(0.01):
             if self.is_stopped.is_set():
                 return Errored(claim, "engine_failed", "the worker is stopping")
         if claim.image_key == "poison":
             return Crashed(claim, "SIGSEGV")
-        predictions = PredictionWriter(GreyEngine.labels).write([int(claim.image_key)], [1.0])
-        return Succeeded(claim, predictions, 0.0, 0.0, 1)
+        predictions = version.predictions.write([int(claim.image_key)], [1.0])
+        return Succeeded(claim, predictions, version.model_id, 0.0, 0.0, 1)
 
     def stop(self) -> None:
         self.is_stopped.set()
@@ -200,6 +214,7 @@ class Rig:
         self.table = MemoryTable()
         self.decoder = GreyDecoder()
         self.engine = GreyEngine()
+        self.residents = Residents(self.resident(1, self.engine))
         self.isolation = Child()
         self.reports: list[CommitReport] = []
         self.room = threading.Event()
@@ -207,8 +222,7 @@ class Rig:
         self.pipeline = Pipeline(
             table=self.table,
             images=Images(),
-            decoder=self.decoder,
-            engine=self.engine,
+            residents=self.residents,
             isolation=self.isolation,
             max_batch=MAX_BATCH,
             decode_threads=2,
@@ -216,6 +230,20 @@ class Rig:
             on_room=self.room.set,
             on_fatal=self.fatal.append,
         )
+
+    def resident(self, model_id: int, engine: GreyEngine) -> Resident:
+        return Resident(
+            f"grey/{model_id}",
+            model_id,
+            decoder=self.decoder,
+            engine=engine,
+            labels=GreyEngine.labels,
+            max_batch=MAX_BATCH,
+        )
+
+    def waiting(self) -> int:
+        """Return how many pictures wait for the device."""
+        return self.pipeline._assembly.waiting(self.residents.active)
 
     def submit(self, job_ids: Sequence[UUID], lane: Lane = Lane.BULK) -> Future[Summary]:
         return self.pipeline.submit(job_ids, lane)
@@ -256,7 +284,7 @@ def test_batches_fill_while_the_device_is_busy(rig: Rig) -> None:
     first = rig.submit(rig.table.queue(1))
     eventually(lambda: rig.engine.sizes == [1])
     rest = [rig.submit(rig.table.queue(1)) for _ in range(MAX_BATCH)]
-    eventually(lambda: len(rig.pipeline._assembly._open.items) == MAX_BATCH)
+    eventually(lambda: rig.waiting() == MAX_BATCH)
 
     rig.engine.may_go.set()
     for future in [first, *rest]:
@@ -303,7 +331,7 @@ def test_a_batch_that_the_model_fails_on_is_bisected_until_the_culprit_is_alone(
     good = rig.table.queue(MAX_BATCH - 1)
     [culprit] = rig.table.queue(1, "13")
     batch = rig.submit([*good[:3], culprit, *good[3:]])
-    eventually(lambda: len(rig.pipeline._assembly._open.items) == MAX_BATCH)
+    eventually(lambda: rig.waiting() == MAX_BATCH)
     rig.engine.may_go.set()
     first.result(10)
     batch.result(10)
@@ -570,7 +598,7 @@ def test_a_device_out_of_memory_gets_smaller_batches_and_no_job_is_charged(rig: 
     first = rig.submit(rig.table.queue(1))
     eventually(lambda: rig.engine.sizes == [1], what="the device is busy")
     rest = rig.submit(rig.table.queue(2 * MAX_BATCH))
-    eventually(lambda: len(rig.pipeline._assembly._open.items) == MAX_BATCH, what="a batch is full")
+    eventually(lambda: rig.waiting() == MAX_BATCH, what="a batch is full")
     rig.engine.may_go.set()
 
     first.result(10)
@@ -580,3 +608,87 @@ def test_a_device_out_of_memory_gets_smaller_batches_and_no_job_is_charged(rig: 
     assert rig.engine.sizes[:4] == [1, 8, 4, 2]  # halved until it fits
     assert max(rig.engine.sizes[4:]) <= 2  # and remembered
     assert rig.engine.checks == 0  # no image was suspected
+
+
+def models_of(rig: Rig) -> list[int]:
+    """Return which version made each result, in the order of their commits."""
+    return [outcome.model_id for outcome in rig.table.outcomes.values() if isinstance(outcome, Succeeded)]
+
+
+def test_a_switch_takes_effect_between_two_batches_and_closes_the_old_version(rig: Rig) -> None:
+    rig.engine.may_go.clear()
+    first = rig.submit(rig.table.queue(1))
+    eventually(lambda: rig.engine.sizes == [1], what="the device has a batch of the old version")
+    decoded = rig.submit(rig.table.queue(3))
+    eventually(lambda: rig.waiting() == 3, what="three more are decoded for it")
+
+    new = GreyEngine()
+    rig.residents.switch(rig.resident(2, new))
+    later = rig.submit(rig.table.queue(4))
+    eventually(lambda: rig.waiting() == 4, what="those after the switch are decoded for the new one")
+    assert not rig.engine.is_closed
+    rig.engine.may_go.set()
+    for future in (first, decoded, later):
+        future.result(10)
+
+    assert (rig.engine.sizes, new.sizes) == ([1, 3], [4])  # no batch has pictures of two versions
+    assert models_of(rig) == [1] * 4 + [2] * 4
+    assert rig.engine.is_closed
+    assert not new.is_closed
+
+
+def test_switching_again_and_again_under_load_mixes_and_loses_nothing(rig: Rig) -> None:
+    engines = [rig.engine]
+    futures = []
+    wanted: dict[UUID, int] = {}
+    for model_id in range(2, 40):
+        for value in range(model_id % 5 + 1):
+            wanted |= dict.fromkeys(rig.table.queue(1, str(value)), value)
+        futures.append(rig.submit(list(wanted)[-(model_id % 5 + 1) :]))
+        engines.append(GreyEngine())
+        rig.residents.switch(rig.resident(model_id, engines[-1]))
+    for future in futures:
+        future.result(10)
+
+    assert sum(sum(engine.sizes) for engine in engines) == len(wanted) == len(rig.table.outcomes)
+    assert all(engine.is_closed for engine in engines[:-1])
+    assert {
+        job_id: outcome.predictions.label
+        for job_id, outcome in rig.table.outcomes.items()
+        if isinstance(outcome, Succeeded)
+    } == {job_id: f"grey {value}" for job_id, value in wanted.items()}
+
+
+def test_a_version_without_pictures_in_hand_is_closed_at_once(rig: Rig) -> None:
+    rig.residents.switch(rig.resident(2, GreyEngine()))
+
+    assert rig.engine.is_closed
+
+
+def test_a_version_of_which_every_picture_was_refused_is_closed(rig: Rig) -> None:
+    rig.decoder.may_go.clear()
+    future = rig.submit(rig.table.queue(2, "corrupt"))
+    eventually(lambda: rig.pipeline.stalled()[1].startswith("decoding"))
+    rig.residents.switch(rig.resident(2, GreyEngine()))
+    rig.decoder.may_go.set()
+    future.result(10)
+
+    eventually(lambda: rig.engine.is_closed)
+
+
+def test_a_small_version_after_a_large_one_takes_its_own_batches(rig: Rig) -> None:
+    small = GreyEngine()
+    small.limit = 2
+    rig.residents.switch(rig.resident(2, small))
+
+    rig.submit(rig.table.queue(9)).result(10)
+
+    assert max(small.sizes) <= 2
+
+
+def test_a_suspect_is_run_with_the_version_that_is_active_by_then(rig: Rig) -> None:
+    rig.residents.switch(rig.resident(2, GreyEngine()))
+
+    rig.submit(rig.table.queue(1, "5", crashes=1)).result(10)
+
+    assert models_of(rig) == [2]

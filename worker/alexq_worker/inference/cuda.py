@@ -83,6 +83,11 @@ class CudaRunner:
                 self._drop()
                 raise
 
+    def close(self) -> None:
+        """Finish what is in flight, and give the slots' and graphs' memory back."""
+        with torch.cuda.device(self._forward.device):
+            self._drop()
+
     def _drop(self) -> None:
         """Give all memory back: a pool is free only when the last graph that shares it is gone."""
         for batch in [slot.batch for slot in self.slots if slot.batch is not None]:

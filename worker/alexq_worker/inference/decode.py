@@ -65,6 +65,11 @@ _SPARE_BYTES = 16_000_000
 """What a picture may take beside its own pixels: for the resize."""
 
 
+def memory_for(max_pixels: int) -> Memory:
+    """Return what all pictures that are being decoded may take together."""
+    return Memory(4 * max_pixels + _SPARE_BYTES)
+
+
 @dataclass(frozen=True)
 class Picture:
     """One image, decoded, resized and cropped."""
@@ -80,12 +85,15 @@ class Picture:
 class Decoder:
     """Decodes images for one preprocessing. Any number of threads may share it, and its memory."""
 
-    def __init__(self, preprocessing: Preprocessing, max_pixels: int) -> None:
+    def __init__(self, preprocessing: Preprocessing, max_pixels: int, memory: Memory | None = None) -> None:
         """Refuse images of more than ``max_pixels`` (width × height, before or after the resize).
 
         All decodes together hold at most the 4 bytes a pixel that one picture of ``max_pixels`` takes;
         one that alone would take more is refused as well: a WebP, a progressive JPEG, or one that is not
         RGB needs more for each pixel.
+
+        Args:
+            memory: what decoders for several preprocessings share, as :func:`memory_for` makes it.
 
         Raises:
             ModelInvalidError: the crop is larger than the resized picture.
@@ -98,7 +106,7 @@ class Decoder:
         self._resize = preprocessing.resize
         self._crop = preprocessing.crop
         self._max_pixels = max_pixels
-        self._memory = Memory(4 * max_pixels + _SPARE_BYTES)
+        self._memory = memory or memory_for(max_pixels)
         give_back_large_blocks()
 
     def decode(self, data: bytes) -> Picture:

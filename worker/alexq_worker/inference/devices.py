@@ -69,6 +69,15 @@ def memory(device: torch.device) -> dict[str, int]:
     }
 
 
+def release(device: torch.device) -> None:
+    """Return to the device, and to other processes, what PyTorch keeps of its memory for later."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 _NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 """CUDA's and PyTorch's allocators; cuBLAS and cuDNN; the host's."""
 

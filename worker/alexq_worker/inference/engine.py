@@ -28,6 +28,7 @@ from alexq_worker.inference.devices import (
     drop_tensors,
     is_out_of_memory,
     memory,
+    release,
     resolve_devices,
 )
 from alexq_worker.inference.forward import DTYPES, Forward
@@ -147,6 +148,16 @@ class Engine:
         """
         self._require_warm()
         self._prepare(max(1, self.batch_limit // 2))
+
+    def close(self) -> None:
+        """Give the network's memory back, on the device or the host; nothing is classified any more.
+
+        For whichever thread knows that no other uses this engine. May be called twice.
+        """
+        self._is_warm = False
+        self.runner.close()
+        self.forward.close()
+        release(self.forward.device)
 
     def _prepare(self, limit: int) -> None:
         self._is_warm = False

@@ -49,6 +49,10 @@ class Forward:
         self._normalise = Normalisation(info.preprocessing, device, DTYPES[precision])
         self._needs_true_fp32 = device.type == "cuda" and precision == "fp32"
 
+    def close(self) -> None:
+        """Let go of the network."""
+        self._network = nn.Identity()
+
     def probabilities(self, images: Tensor) -> Tensor:
         """Return float32[B, classes] of uint8[B, side, side, 3] on the device; rows sum to 1."""
         with true_fp32() if self._needs_true_fp32 else nullcontext():

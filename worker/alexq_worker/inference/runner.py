@@ -40,6 +40,9 @@ class Runner(Protocol):
             RuntimeError: the device failed, or has too little memory.
         """
 
+    def close(self) -> None:
+        """Finish what is in flight, and give all memory back."""
+
     def launch(self, images: Tensor) -> Pending:
         """Begin with uint8[B, side, side, 3] on the host, B <= limit.
 
@@ -59,6 +62,9 @@ class DirectRunner:
 
     def prepare(self, limit: int) -> None:
         """Keep nothing from batch to batch."""
+
+    def close(self) -> None:
+        """Hold nothing."""
 
     def launch(self, images: Tensor) -> Done:
         """Classify ``images``."""

@@ -10,7 +10,7 @@ these models and against the job that it asked about.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from alexq_schema.job import TOP_K
 from alexq_schema.messages import Sha256
 from alexq_schema.names import Precision
-from alexq_schema.settings import LogFormat
+from alexq_schema.settings import LogFormat, Settings
 
 MAX_ANSWER_BYTES = 65_536
 """A longer answer is none."""
@@ -47,18 +47,35 @@ class Line(BaseModel):
 
 
 class Setup(Line):
-    """What the child serves and may take. Its model version must be the worker's own."""
+    """What the child serves and may take."""
 
     images_url: str
     models_dir: Path
-    model: str
-    """``name/version``."""
+    model: str = ""
+    """``name/version``; the worker says which before it starts a child."""
     device: str
     precision: Precision
     max_image_pixels: int
     memory_bytes: int
     """Above what the child holds once the model is warm; Linux only."""
     log_format: LogFormat = "console"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return what the worker's settings say."""
+        return cls(
+            images_url=settings.images_url,
+            models_dir=settings.models_dir,
+            device=settings.device,
+            precision=settings.precision,
+            max_image_pixels=settings.max_image_pixels,
+            memory_bytes=settings.isolation_memory_bytes,
+            log_format=settings.log_format,
+        )
+
+    def serving(self, ref: str) -> Self:
+        """Return this setup for the version ``ref``."""
+        return self.model_copy(update={"model": ref})
 
 
 class Job(Line):

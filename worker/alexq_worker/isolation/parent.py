@@ -25,7 +25,6 @@ from alexq_schema.work import (
     Failed,
     Outcome,
     Predictions,
-    PredictionWriter,
     Succeeded,
 )
 from alexq_worker.isolation.messages import (
@@ -39,6 +38,7 @@ from alexq_worker.isolation.messages import (
     Setup,
 )
 from alexq_worker.isolation.process import OUT_OF_MEMORY_DETAIL, ChildProcess
+from alexq_worker.pipeline.ports import Version
 
 ARGV = (sys.executable, "-m", "alexq_worker.isolation.child")
 """The child's command line, before the parent's process id."""
@@ -61,7 +61,6 @@ class IsolatedEngine:
     def __init__(
         self,
         setup: Setup,
-        labels: Sequence[str],
         *,
         timeout_s: float = TIMEOUT_S,
         start_timeout_s: float = START_TIMEOUT_S,
@@ -69,10 +68,8 @@ class IsolatedEngine:
         argv: Sequence[str] = ARGV,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare to serve ``setup``, whose model version has these ``labels`` in class-index order."""
+        """Prepare to serve as ``setup`` says; which model version, each job says."""
         self._setup = setup
-        self._classes = len(labels)
-        self._writer = PredictionWriter(labels)
         self._timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
         self._idle_s = idle_s
@@ -80,12 +77,13 @@ class IsolatedEngine:
         self._clock = clock
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
+        self._child_ref = ""  # the version that it has
         self._has_job = False
         self._is_stopping = False
         self._idle_timer: threading.Timer | None = None
 
-    def classify(self, claim: Claim) -> Outcome:
-        """Return what became of a job that ran alone.
+    def classify(self, claim: Claim, version: Version) -> Outcome:
+        """Return what became of a job that ran alone, with ``version``.
 
         Returns:
             Crashed when the child died of it, broke a limit, or gave an answer that makes no sense;
@@ -93,7 +91,8 @@ class IsolatedEngine:
         """
         try:
             job = Job(job_id=claim.job_id, image_key=claim.image_key, cpu_s=self._timeout_s)
-            outcome = self._outcome(claim, self._begin(job).hear(self._timeout_s))
+            answer = self._begin(job, version.ref).hear(self._timeout_s)
+            outcome = self._outcome(claim, version, answer)
         except (EngineError, WorkerCrashedError) as error:
             outcome = self._lost(claim, error)
         self._rest()
@@ -105,20 +104,20 @@ class IsolatedEngine:
             self._is_stopping = True
             self._end_child()
 
-    def _begin(self, job: Job) -> ChildProcess:
+    def _begin(self, job: Job, ref: str) -> ChildProcess:
         """Return a child that has begun the job. One that dies before that costs the job nothing.
 
         Raises:
             EngineError: two in a row did not begin it.
         """
-        child = self._ready_child()
+        child = self._ready_child(ref)
         try:
             return self._begun(child, job)
         except (EngineError, WorkerCrashedError) as error:
             log.info("another isolation process gets the job: %s", error, extra={"job_id": job.job_id})
             child.end()
         try:
-            return self._begun(self._ready_child(), job)
+            return self._begun(self._ready_child(ref), job)
         except WorkerCrashedError as error:
             raise EngineError(f"the isolation process did not begin the job: {error}") from error
 
@@ -127,8 +126,8 @@ class IsolatedEngine:
             raise WorkerCrashedError("the process answered something that it was not asked")
         return child
 
-    def _ready_child(self) -> ChildProcess:
-        """Return a child that waits for a job, a new one if need be.
+    def _ready_child(self, ref: str) -> ChildProcess:
+        """Return a child that has this version and waits for a job, a new one if need be.
 
         Raises:
             EngineError: there is none to be had.
@@ -139,17 +138,18 @@ class IsolatedEngine:
                 self._idle_timer.cancel()
             if self._is_stopping:
                 raise EngineError(STOPPING)
-            if self._child and self._child.is_quiet():
+            if self._child and self._child_ref == ref and self._child.is_quiet():
                 return self._child
-            if self._child:  # it died, or spoke unasked, since its last job
+            if self._child:  # it has another version, or it died or spoke unasked since its last job
                 self._child.end()
                 self._child.close()
             try:
                 child = self._child = ChildProcess(self._argv, self._clock)
+                self._child_ref = ref
             except OSError as error:
                 raise EngineError(f"cannot start the isolation process {self._argv}: {error}") from error
         try:
-            answer = child.ask(self._setup, self._start_timeout_s)
+            answer = child.ask(self._setup.serving(ref), self._start_timeout_s)
         except WorkerCrashedError as error:
             raise EngineError(f"the isolation process did not get ready: {error}") from error
         if not isinstance(answer, Ready):
@@ -157,7 +157,7 @@ class IsolatedEngine:
             raise EngineError(f"the isolation process did not get ready: {why}")
         return child
 
-    def _outcome(self, claim: Claim, answer: Answer) -> Outcome:
+    def _outcome(self, claim: Claim, version: Version, answer: Answer) -> Outcome:
         """Raise WorkerCrashedError unless this can be the answer to this job."""
         if isinstance(answer, Ready | Begun) or answer.job_id != claim.job_id:
             raise WorkerCrashedError("the process answered something that it was not asked")
@@ -165,12 +165,10 @@ class IsolatedEngine:
             return Failed(claim, answer.code, answer.detail)
         if isinstance(answer, JobErrored):
             return Errored(claim, answer.code, answer.detail, answer.is_retryable)
-        return Succeeded(claim, self._predictions(answer), answer.decode_s, answer.forward_s, batch_size=1)
-
-    def _predictions(self, answer: Classified) -> Predictions:
-        if len(answer.indices) != len(answer.probabilities) or max(answer.indices) >= self._classes:
-            raise WorkerCrashedError("the process answered with classes that the model does not have")
-        return self._writer.write(answer.indices, answer.probabilities)
+        predictions = _predictions(version, answer)
+        return Succeeded(
+            claim, predictions, version.model_id, answer.decode_s, answer.forward_s, batch_size=1
+        )
 
     def _lost(self, claim: Claim, error: EngineError | WorkerCrashedError) -> Outcome:
         """End the child, and return whose fault that is."""
@@ -217,3 +215,10 @@ class IsolatedEngine:
             if not self._has_job:
                 self._child.close()
                 self._child = None
+
+
+def _predictions(version: Version, answer: Classified) -> Predictions:
+    classes = version.predictions.classes
+    if len(answer.indices) != len(answer.probabilities) or max(answer.indices) >= classes:
+        raise WorkerCrashedError("the process answered with classes that the model does not have")
+    return version.predictions.write(answer.indices, answer.probabilities)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from alexq_schema.errors import DeadlineError
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane
-from alexq_schema.work import Crashed, Errored, Failed, Late, Outcome, PredictionWriter, Succeeded
+from alexq_schema.work import Crashed, Errored, Failed, Late, Outcome, Succeeded
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.ports import JobTable
 
@@ -33,6 +33,8 @@ class BatchReport:
     ready_s: Sequence[float]
     """How long each image waited, decoded, for the device."""
     forward_s: float
+    model: str
+    """``name/version`` of the version that it went through."""
 
 
 class JobReport(NamedTuple):
@@ -75,13 +77,11 @@ class CommitStage:
         self,
         flow: Flow,
         table: JobTable,
-        labels: Sequence[str],
         finished: queue.Queue[Forwarded | Ended | None],
         on_committed: OnCommitted,
     ) -> None:
         self._flow = flow
         self._table = table
-        self._predictions = PredictionWriter(labels)
         self._finished = finished
         self._on_committed = on_committed
         self._batch_ids = itertools.count(1)
@@ -121,6 +121,7 @@ class CommitStage:
                     [item.decode_s for item in part.items],
                     [part.began_at - item.decoded_at for item in part.items],
                     part.forward_s,
+                    part.resident.ref,
                 )
                 for part in done
                 if isinstance(part, Forwarded)
@@ -146,6 +147,10 @@ class CommitStage:
             yield part.item, part.outcome
             return
         top = zip(part.items, part.top.indices.tolist(), part.top.probabilities.tolist(), strict=True)
+        version, size = part.resident, len(part.items)
         for item, indices, probabilities in top:
-            predictions = self._predictions.write(indices, probabilities)
-            yield item, Succeeded(item.claim, predictions, item.decode_s, part.forward_s, len(part.items))
+            predictions = version.predictions.write(indices, probabilities)
+            yield (
+                item,
+                Succeeded(item.claim, predictions, version.model_id, item.decode_s, part.forward_s, size),
+            )

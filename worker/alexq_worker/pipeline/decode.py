@@ -12,6 +12,7 @@ from alexq_worker.pipeline.assembly import Assembly
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue
 from alexq_worker.pipeline.policy import BatchPolicy
 from alexq_worker.pipeline.ports import Decoder, ImageLoader, JobTable, Picture
+from alexq_worker.pipeline.residents import Resident, Residents
 
 log = logging.getLogger("alexq.pipeline")
 
@@ -24,20 +25,18 @@ class DecodeStage:
         flow: Flow,
         table: JobTable,
         images: ImageLoader,
-        decoder: Decoder,
+        residents: Residents,
         items: ItemQueue,
         assembly: Assembly[Item],
         finished: queue.Queue[Forwarded | Ended | None],
-        policy: BatchPolicy,
     ) -> None:
         self._flow = flow
         self._table = table
         self._images = images
-        self._decoder = decoder
+        self._residents = residents
         self._items = items
         self._assembly = assembly
         self._finished = finished
-        self._policy = policy
 
     def run(self) -> None:
         """Decode until told to end; once draining began, release what is not decoded."""
@@ -45,23 +44,32 @@ class DecodeStage:
             if self._flow.draining.is_set():
                 self._flow.release(self._table, [item, *self._waiting()])
                 continue
-            if self._ends_late(item, is_decoded=False):
-                continue
-            started = self._flow.clock()
-            with self._flow.step(f"decoding image {item.claim.image_key} of job {item.claim.job_id}"):
-                picture = load_picture(self._images, self._decoder, item.claim.image_key)
-            item.decoded_at = self._flow.clock()
-            item.decode_s = item.decoded_at - started
-            self._policy.observe_decode(item.decode_s)
-            if isinstance(picture, AlexqError):
-                self._finished.put(Ended(item, outcome_of(item.claim, picture)))
-            elif not self._ends_late(item, is_decoded=True):
-                self._assembly.add(item, picture)
+            resident = self._residents.take()
+            if not self._added(item, resident):
+                self._residents.leave(resident)
 
-    def _ends_late(self, item: Item, *, is_decoded: bool) -> bool:
+    def _added(self, item: Item, resident: Resident) -> bool:
+        """Bring an item's picture into a batch of this version, or end it; return whether it has one."""
+        if self._ends_late(item, resident.policy, is_decoded=False):
+            return False
+        started = self._flow.clock()
+        with self._flow.step(f"decoding image {item.claim.image_key} of job {item.claim.job_id}"):
+            picture = load_picture(self._images, resident.decoder, item.claim.image_key)
+        item.decoded_at = self._flow.clock()
+        item.decode_s = item.decoded_at - started
+        resident.policy.observe_decode(item.decode_s)
+        if isinstance(picture, AlexqError):
+            self._finished.put(Ended(item, outcome_of(item.claim, picture)))
+            return False
+        if self._ends_late(item, resident.policy, is_decoded=True):
+            return False
+        self._assembly.add(item, picture, resident)
+        return True
+
+    def _ends_late(self, item: Item, policy: BatchPolicy, *, is_decoded: bool) -> bool:
         """End an item that cannot be done by its deadline any more; return whether it was one."""
         left_s = None if item.expires_at is None else item.expires_at - self._flow.clock()
-        if not self._policy.is_too_late(left_s, is_decoded=is_decoded):
+        if not policy.is_too_late(left_s, is_decoded=is_decoded):
             return False
         self._finished.put(Ended(item, Late(item.claim)))
         return True

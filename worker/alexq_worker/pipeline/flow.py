@@ -19,6 +19,7 @@ from alexq_schema.names import Lane
 from alexq_schema.work import Claim, Outcome
 from alexq_worker.pipeline.policy import Rank
 from alexq_worker.pipeline.ports import JobTable, TopK
+from alexq_worker.pipeline.residents import Resident
 from alexq_worker.pipeline.ticket import Ticket
 
 RETRY_S = 1.0
@@ -55,6 +56,8 @@ class Forwarded:
     """A batch that went through the device; made into outcomes by the committer, off the device's thread."""
 
     items: list[Item]
+    resident: Resident
+    """The version that classified it."""
     top: TopK
     limit: int
     """Images that it might have had."""

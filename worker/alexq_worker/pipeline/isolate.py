@@ -11,6 +11,7 @@ import queue
 from alexq_schema.work import Errored
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.ports import Isolation, JobTable
+from alexq_worker.pipeline.residents import Residents
 
 
 class IsolateStage:
@@ -21,12 +22,14 @@ class IsolateStage:
         flow: Flow,
         table: JobTable,
         isolation: Isolation,
+        residents: Residents,
         suspects: queue.SimpleQueue[Item | None],
         finished: queue.Queue[Forwarded | Ended | None],
     ) -> None:
         self._flow = flow
         self._table = table
         self._isolation = isolation
+        self._residents = residents
         self._suspects = suspects
         self._finished = finished
 
@@ -37,7 +40,7 @@ class IsolateStage:
                 self._flow.release(self._table, [item])
                 continue
             with self._flow.waiting():
-                outcome = self._isolation.classify(item.claim)
+                outcome = self._isolation.classify(item.claim, self._residents.active)
             if self._flow.draining.is_set() and isinstance(outcome, Errored):
                 self._flow.release(self._table, [item])  # ended with the child, not by its own fault
             else:

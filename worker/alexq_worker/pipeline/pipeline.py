@@ -27,8 +27,9 @@ from alexq_worker.pipeline.decode import DecodeStage
 from alexq_worker.pipeline.flow import Answer, Ended, Flow, Forwarded, Item, ItemQueue
 from alexq_worker.pipeline.forward import ForwardStage
 from alexq_worker.pipeline.isolate import IsolateStage
-from alexq_worker.pipeline.policy import LAST, BatchPolicy, Rank
-from alexq_worker.pipeline.ports import Decoder, Engine, ImageLoader, Isolation, JobTable
+from alexq_worker.pipeline.policy import LAST, Rank
+from alexq_worker.pipeline.ports import ImageLoader, Isolation, JobTable
+from alexq_worker.pipeline.residents import Residents
 from alexq_worker.pipeline.ticket import Summary, Ticket
 
 BATCHES_IN_FLIGHT = 3
@@ -43,8 +44,7 @@ class Pipeline:
         *,
         table: JobTable,
         images: ImageLoader,
-        decoder: Decoder,
-        engine: Engine,
+        residents: Residents,
         isolation: Isolation,
         max_batch: int,
         decode_threads: int,
@@ -56,34 +56,33 @@ class Pipeline:
         """Prepare; no thread runs before :meth:`start`.
 
         Args:
+            residents: the model versions that serve; others may be switched to at any time.
             on_committed: called after each commit and before its tasks resolve.
             on_room: called, from any thread, when a lane has more ``room``.
             on_fatal: called when a stage broke; must end the process.
         """
         self._flow = Flow(capacity=BATCHES_IN_FLIGHT * max_batch, on_room=on_room, clock=clock)
         self._on_fatal = on_fatal
-        self.policy = BatchPolicy(min(max_batch, engine.batch_limit))
-        self._assembly: Assembly[Item] = Assembly(engine.new_batch, self.policy)
+        self._assembly: Assembly[Item] = Assembly(residents.active)
         self._tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._isolation = isolation
         self._suspects: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._items: ItemQueue = queue.PriorityQueue()  # bounded by the capacities of the lanes
         finished: queue.Queue[Forwarded | Ended | None] = queue.Queue(self._flow.capacity)
-        decode = DecodeStage(
-            self._flow, table, images, decoder, self._items, self._assembly, finished, self.policy
-        )
+        decode = DecodeStage(self._flow, table, images, residents, self._items, self._assembly, finished)
         self._claimer = self._thread(
             "alexq-claim", Claimer(self._flow, table, self._tickets, self._items, self._suspects).run
         )
         self._decoders = [self._thread(f"alexq-decode-{n}", decode.run) for n in range(decode_threads)]
         self._isolator = self._thread(
-            "alexq-isolate", IsolateStage(self._flow, table, isolation, self._suspects, finished).run
+            "alexq-isolate",
+            IsolateStage(self._flow, table, isolation, residents, self._suspects, finished).run,
         )
         self._device = self._thread(
-            "alexq-engine", ForwardStage(self._flow, engine, self._assembly, finished, self.policy).run
+            "alexq-engine", ForwardStage(self._flow, residents, self._assembly, finished).run
         )
         self._committer = self._thread(
-            "alexq-commit", CommitStage(self._flow, table, engine.labels, finished, on_committed).run
+            "alexq-commit", CommitStage(self._flow, table, finished, on_committed).run
         )
         self._stopper = self._thread("alexq-stop", self._end_stages_in_order)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexq_schema.job import Job, JobState
-from alexq_schema.work import Claim, Outcome
+from alexq_schema.work import Claim, Outcome, PredictionWriter
 
 Pixels = NDArray[np.uint8]
 
@@ -88,11 +88,7 @@ class TopK(Protocol):
 
 
 class Engine(Protocol):
-    """The resident model; only the pipeline's engine thread calls ``classify``."""
-
-    @property
-    def labels(self) -> Sequence[str]:
-        """Label of each class index."""
+    """A model version on the device; only the pipeline's engine thread calls ``classify``."""
 
     def new_batch(self) -> Pixels:
         """Return uint8[max_batch, crop, crop, 3] host memory that the device reads fast."""
@@ -114,11 +110,30 @@ class Engine(Protocol):
     def check(self) -> None:
         """Raise unless the device still classifies an image that is known to be good."""
 
+    def close(self) -> None:
+        """Give its memory back: nothing more is asked of it."""
+
+
+class Version(Protocol):
+    """Which model version a result is made with, and how its row says so."""
+
+    @property
+    def ref(self) -> str:
+        """``name/version``."""
+
+    @property
+    def model_id(self) -> int:
+        """What the row refers to."""
+
+    @property
+    def predictions(self) -> PredictionWriter:
+        """Its labels."""
+
 
 class Isolation(Protocol):
     """Runs suspects, one at a time, where they can do no harm; one thread calls it."""
 
-    def classify(self, claim: Claim) -> Outcome:
+    def classify(self, claim: Claim, version: Version) -> Outcome:
         """Return what became of a job that ran alone in a child process; never raises for its sake.
 
         Crashed when the child died or broke a limit.

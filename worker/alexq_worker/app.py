@@ -48,6 +48,7 @@ from alexq_worker.refusals import Refusals
 from alexq_worker.reporting import Reporting
 from alexq_worker.sweeper import SWEEP_EVERY_S, Sweeper
 from alexq_worker.table import SqlJobTable
+from alexq_worker.traces import Traces
 
 RESULT_EXPIRES_S = 3600
 """How long an answer stays in Celery's Redis result backend; SQL keeps it."""
@@ -66,9 +67,7 @@ def main() -> int:
     """Run a worker until SIGTERM or SIGINT; return the exit code: 0 stopped in good order."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery takes over: nothing is held yet
     try:
-        settings = Settings.connected()
-        logs.configure(settings.log_format, "worker")
-        return Process(settings).run()
+        return Process(process.begin("worker", Settings.connected)).run()
     except AlexqError as error:
         process.say_why(error)
         return 3 if isinstance(error, UnavailableError) else 1
@@ -122,7 +121,7 @@ class Process:
             timeout_s=settings.isolation_timeout_s,
         )
         self.notifier = Notifier(client)
-        reporting = Reporting(self.notifier, metrics)
+        reporting = Reporting(self.notifier, metrics, Traces(self.worker_id, self.engine))
         intake = Intake()
         self.pipeline = Pipeline(
             table=SqlJobTable(

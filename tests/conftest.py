@@ -32,8 +32,8 @@ from tests.helpers.processes import WorkerProcess
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A test sees no ALEXQ_ variable and no data folder of the person who runs it."""
-    for name in [name for name in os.environ if name.startswith("ALEXQ_")]:
+    """A test sees no ALEXQ_ or OTEL_ variable and no data folder of the person who runs it."""
+    for name in [name for name in os.environ if name.startswith(("ALEXQ_", "OTEL_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("ALEXQ_DATA_DIR", str(tmp_path / "data"))
 

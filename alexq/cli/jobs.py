@@ -37,7 +37,9 @@ def register(app: typer.Typer) -> None:
 
 def _desk(server: Server, data_dir: DataDir) -> AbstractContextManager[Desk]:
     from alexq.cli.desk import Local, Remote
+    from alexq_schema import tracing
 
+    tracing.begin("cli")
     if server:
         from alexq_producer.client import Client
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from kombu.exceptions import KombuError
 
 from alexq_producer.combining import Combining
 from alexq_producer.trailing import Trailing
+from alexq_schema import tracing
 from alexq_schema.celery_settings import publish
 from alexq_schema.db import accept, idempotency, publishing
 from alexq_schema.db.accept import NewSubmission
@@ -66,7 +67,16 @@ class Acceptance:
         Raises:
             ImageStoreError, DatabaseUnavailableError: nothing was accepted.
         """
-        return self._accept_together(_Request(submission, staging, claim))
+        told: tracing.Attributes = {
+            **tracing.SEND,
+            "messaging.destination.name": submission.lane.queue,
+            "messaging.batch.message_count": len(submission.jobs),
+            "alexq.submission.id": str(submission.submission_id),
+        }
+        with tracing.span(f"publish {submission.lane.queue}", "producer", told):
+            if traceparent := tracing.traceparent():
+                submission = replace(submission, traceparent=traceparent)
+            return self._accept_together(_Request(submission, staging, claim))
 
     def _accept(self, requests: Sequence[_Request]) -> list[bool]:
         self._images.publish([request.staging for request in requests])

@@ -15,6 +15,7 @@ from alexq_producer import operations, wire
 from alexq_producer.operations import Accepted, Operation, Pending, ServedModel, SubmissionStatus
 from alexq_producer.packing import Packer, is_one
 from alexq_producer.wire import Call, Retries, Timeouts
+from alexq_schema import tracing
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
 
@@ -44,7 +45,8 @@ class AsyncClient:
         self, image: Any, timeout_s: float = 60.0, *, idempotency_key: str | None = None
     ) -> Job:
         """Submit one image and return its finished job (see :meth:`Client.classify`)."""
-        return await self._run(operations.classify(image, timeout_s, idempotency_key))
+        with tracing.span("classify", "client"):
+            return await self._run(operations.classify(image, timeout_s, idempotency_key))
 
     async def submit(
         self,
@@ -58,7 +60,7 @@ class AsyncClient:
     ) -> AsyncRemoteSubmission:
         """Hand in one image or many, also from an async iterable (see :meth:`Client.submit`)."""
         lane = lane or (Lane.INTERACTIVE if is_one(images) else Lane.BULK)
-        with Packer(skips_rejected=rejected == "skip") as packer:
+        with tracing.span("submit", "client"), Packer(skips_rejected=rejected == "skip") as packer:
             async for image in _each(images):
                 await anyio.to_thread.run_sync(packer.add, image)  # it reads files and encodes pixels
             accepted = await self._run(
@@ -162,7 +164,7 @@ class AsyncClient:
             call.method,
             call.path,
             params=call.params,
-            headers=call.all_headers(),
+            headers=call.all_headers() | tracing.headers(),
             content=None if call.body is None else _pieces(call),
             timeout=self._timeouts.of(call),
         )
@@ -206,7 +208,8 @@ class AsyncRemoteSubmission:
 
     async def wait(self, timeout_s: float | None = None) -> list[Job]:
         """Return every job, finished, in the order submitted; raises as :meth:`results`."""
-        return operations.in_order([job async for job in self.results(timeout_s)], self._accepted)
+        with tracing.span("wait", "client", {"alexq.submission.id": str(self.id)}):
+            return operations.in_order([job async for job in self.results(timeout_s)], self._accepted)
 
     async def progress(self) -> SubmissionStatus:
         """Return how far it is (see :meth:`RemoteSubmission.progress`)."""

@@ -14,6 +14,7 @@ from alexq_producer import operations, wire
 from alexq_producer.operations import Accepted, Operation, Pending, ServedModel, SubmissionStatus
 from alexq_producer.packing import Packer, is_one
 from alexq_producer.wire import Call, Retries, Timeouts
+from alexq_schema import tracing
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
 
@@ -65,7 +66,8 @@ class Client:
             ImageError: the image was refused.
             UnavailableError: the gateway, or what is behind it, does not answer.
         """
-        return self._run(operations.classify(image, timeout_s, idempotency_key))
+        with tracing.span("classify", "client"):
+            return self._run(operations.classify(image, timeout_s, idempotency_key))
 
     def submit(
         self,
@@ -94,7 +96,7 @@ class Client:
             UnavailableError: the gateway, or what is behind it, does not answer.
         """
         lane = lane or (Lane.INTERACTIVE if is_one(images) else Lane.BULK)
-        with Packer(skips_rejected=rejected == "skip") as packer:
+        with tracing.span("submit", "client"), Packer(skips_rejected=rejected == "skip") as packer:
             for image in [images] if is_one(images) else images:
                 packer.add(image)
             accepted = self._run(
@@ -220,7 +222,7 @@ class Client:
             call.method,
             call.path,
             params=call.params,
-            headers=call.all_headers(),
+            headers=call.all_headers() | tracing.headers(),
             content=None if call.body is None else call.pieces(),
             timeout=self._timeouts.of(call),
         )
@@ -254,7 +256,8 @@ class RemoteSubmission:
 
     def wait(self, timeout_s: float | None = None) -> list[Job]:
         """Return every job, finished, in the order submitted; raises as :meth:`results`."""
-        return operations.in_order(list(self.results(timeout_s)), self._accepted)
+        with tracing.span("wait", "client", {"alexq.submission.id": str(self.id)}):
+            return operations.in_order(list(self.results(timeout_s)), self._accepted)
 
     def progress(self) -> SubmissionStatus:
         """Return how many jobs are in each state, the rate and the estimated finish.

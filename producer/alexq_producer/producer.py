@@ -17,6 +17,7 @@ from alexq_producer.acceptance import Acceptance
 from alexq_producer.announcements import Announcements
 from alexq_producer.sources import Image
 from alexq_producer.submission import Reader, Rejection, Submission
+from alexq_schema import tracing
 from alexq_schema.celery_settings import celery_config
 from alexq_schema.db import jobs, queries, workers
 from alexq_schema.db.accept import NewJob, NewSubmission
@@ -95,7 +96,7 @@ class Producer:
                 f"{MAX_DEADLINE_S:.0f} (ten years), or None to wait for ever"
             )
         lane = lane or (Lane.INTERACTIVE if sources.is_one(images) else Lane.BULK)
-        with self._images.staging() as staging:
+        with tracing.span("submit"), self._images.staging() as staging:
             new_jobs, rejections = self._take_in(sources.each(images), staging, skip=rejected == "skip")
             submission = NewSubmission(tagged_id(self._tag), new_jobs, lane, deadline_s)
             if new_jobs:
@@ -141,7 +142,7 @@ class Producer:
         """
         if not sources.is_one(image):
             raise UsageError("classify takes one image; use submit for many")
-        with self._images.staging() as staging:
+        with tracing.span("classify"), self._images.staging() as staging:
             new_jobs, _ = self._take_in(iter([image]), staging, skip=False)
             new = NewSubmission(tagged_id(self._tag), new_jobs, Lane.INTERACTIVE)
             # Whoever listens before there is a job needs not ask whether it has ended already.

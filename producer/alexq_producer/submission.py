@@ -11,6 +11,7 @@ from uuid import UUID
 
 from alexq_producer.announcements import Announcements, Listener
 from alexq_producer.combining import Combining
+from alexq_schema import tracing
 from alexq_schema.db import queries
 from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError, WaitTimeoutError
@@ -129,7 +130,8 @@ class Submission:
         Raises:
             WaitTimeoutError, DatabaseUnavailableError: as :meth:`results`.
         """
-        finished = {job.job_id: job for job in self.results(timeout_s)}
+        with tracing.span("wait", attributes={"alexq.submission.id": str(self.id)}):
+            finished = {job.job_id: job for job in self.results(timeout_s)}
         return [finished[job_id] for job_id in self.job_ids]
 
     def wait_with(self, listener: Listener, timeout_s: float) -> list[Job]:

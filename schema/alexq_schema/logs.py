@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from alexq_schema import tracing
 from alexq_schema.settings import LogFormat
 
 OURS: Final = "alexq"
@@ -50,6 +51,7 @@ def configure(log_format: LogFormat, process: str) -> None:
                 structlog.stdlib.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 _add_what_it_is_about,
+                _add_trace,
                 *([structlog.stdlib.add_logger_name, _add_process] if is_json else []),
             ],
             processors=[
@@ -75,6 +77,11 @@ def bind(**ids: str) -> None:
 
 def _add_what_it_is_about(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     return _extra(logger, name, event) if event["_record"].name.startswith(OURS) else event
+
+
+def _add_trace(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    trace_id = tracing.trace_id()
+    return event if trace_id is None else {**event, "trace_id": trace_id}
 
 
 def _add_process(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from alexq_schema import logs
+from alexq_schema import logs, tracing
 from alexq_schema.errors import AlexqError, MigrationError, UnavailableError
 from alexq_schema.settings import Settings
 
 log = logging.getLogger("alexq")
 
 
-def begin(name: str) -> Settings:
-    """Return the settings from the environment; from now on the process ``name`` logs as they say.
+def begin(name: str, load: Callable[[], Settings] = Settings.load) -> Settings:
+    """Return the settings from the environment; from now on the process ``name`` logs and traces as it says.
 
     Raises:
         SettingsError: a value is malformed; names the variable and the value.
     """
-    settings = Settings.load()
+    settings = load()
     logs.configure(settings.log_format, name)
+    tracing.begin(name)
     return settings
 
 

@@ -29,6 +29,8 @@ class Claim:
     """Seconds from its acceptance to the claim, by the database's clock."""
     left_s: float | None = None
     """Seconds from the claim to its deadline, by the database's clock; None: it has none."""
+    traceparent: str | None = None
+    """The sampled trace that it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)

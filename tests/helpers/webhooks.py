@@ -33,8 +33,8 @@ HURRIED = "Pace(pauses_s=(0.2,) * 9, timeout_s=1.5, lease_s=3.0, look_every_s=0.
 PROGRAM = """\
 from alexq_producer.webhooks.app import Process
 from alexq_producer.webhooks.pace import Pace
-from alexq_schema.settings import Settings
-Process(Settings.load(), {pace}).run()
+from alexq_schema import process
+Process(process.begin("webhooks"), {pace}).run()
 """
 
 

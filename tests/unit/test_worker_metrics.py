@@ -44,9 +44,9 @@ def report(
     fenced: int = 0,
 ) -> CommitReport:
     size = max(1, len(outcomes))
-    batch = BatchReport(1, size, 64, [0.004] * size, [0.02] * size, 0.3, "alexnet/v1")
+    batch = BatchReport(1, size, 64, [0.004] * size, [0.02] * size, 0.3, "alexnet/v1", 0.0, [])
     jobs = [JobReport(outcome, lane, 4.0) for outcome in outcomes]
-    return CommitReport((batch,), jobs, states or {}, failed or {}, fenced, 0.003, 0)
+    return CommitReport((batch,), jobs, states or {}, failed or {}, fenced, 0.003, 0, 0.0)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:

@@ -47,6 +47,7 @@ from alexq_worker.reporting import Reporting
 from alexq_worker.serving import Following, Loaded, Loader
 from alexq_worker.sweeper import SWEEP_EVERY_S, Sweeper
 from alexq_worker.table import SqlJobTable
+from alexq_worker.traces import Traces
 
 log = logging.getLogger("alexq.worker")
 
@@ -55,9 +56,7 @@ def main() -> int:
     """Run a worker until SIGTERM or SIGINT; return the exit code: 0 stopped in good order."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery takes over: nothing is held yet
     try:
-        settings = Settings.connected()
-        logs.configure(settings.log_format, "worker")
-        return Process(settings).run()
+        return Process(process.begin("worker", Settings.connected)).run()
     except AlexqError as error:
         process.say_why(error)
         return 3 if isinstance(error, UnavailableError) else 1
@@ -92,7 +91,7 @@ class Process:
         images = open_image_store(settings.images_url)
         isolation = IsolatedEngine(Setup.of(settings), timeout_s=settings.isolation_timeout_s)
         self.notifier = Notifier(client)
-        reporting = Reporting(self.notifier, metrics)
+        reporting = Reporting(self.notifier, metrics, Traces(self.worker_id, self.serving.engine.device_name))
         intake = Intake()
         self.pipeline = Pipeline(
             table=SqlJobTable(
@@ -124,7 +123,7 @@ class Process:
             self.worker_id,
             every_s=settings.heartbeat_s,
             silent_after_s=settings.silent_after_s,
-            memory=lambda: memory_use(self.engine.device_memory()),
+            memory=lambda: memory_use(self.serving.engine.device_memory()),
         )
         sweeper = Sweeper(
             settings,

@@ -1,13 +1,15 @@
-"""What is told of each commit: to those who wait, to the metrics and to the log."""
+"""What is told of each commit: to those who wait, to the metrics, to traces and to the log."""
 
 from __future__ import annotations
 
 import logging
 
+from alexq_schema import tracing
 from alexq_schema.work import Crashed, Errored
 from alexq_worker.lifecycle import Notifier
 from alexq_worker.metrics import Metrics
 from alexq_worker.pipeline.commit import CommitReport
+from alexq_worker.traces import Traces
 
 log = logging.getLogger("alexq.batch")
 
@@ -15,43 +17,47 @@ log = logging.getLogger("alexq.batch")
 class Reporting:
     """Belongs to the committer's thread."""
 
-    def __init__(self, notifier: Notifier, metrics: Metrics) -> None:
+    def __init__(self, notifier: Notifier, metrics: Metrics, traces: Traces) -> None:
         self._notifier = notifier
         self._metrics = metrics
+        self._traces = traces
 
     def committed(self, report: CommitReport) -> None:
-        """Announce what is finished, one message for each producer; count it; log a line for each batch.
+        """Announce what is finished, one message for each producer; count and trace it; log each batch.
 
         An attempt that ended in an error of ours has a line of its own; inputs at fault are only counted.
         """
         claims = [job.outcome.claim for job in report.jobs]
         self._notifier.announce((claim.submission_id, claim.job_id) for claim in claims)
         self._metrics.committed(report)
+        recorded = self._traces.record(report)
         for batch in report.batches:
-            log.info(
-                "batch",
-                extra={
-                    "batch_id": batch.batch_id,
-                    "size": batch.size,
-                    "model": batch.model,
-                    "decode_s": round(sum(batch.decode_s), 4),
-                    "forward_s": round(batch.forward_s, 4),
-                    "commit_s": round(report.commit_s, 4),
-                    "fenced": report.fenced,
-                    "in_flight": report.in_flight,
-                },
-            )
+            with tracing.within(recorded.batches.get(batch.batch_id)):
+                log.info(
+                    "batch",
+                    extra={
+                        "batch_id": batch.batch_id,
+                        "size": batch.size,
+                        "model": batch.model,
+                        "decode_s": round(sum(batch.decode_s), 4),
+                        "forward_s": round(batch.forward_s, 4),
+                        "commit_s": round(report.commit_s, 4),
+                        "fenced": report.fenced,
+                        "in_flight": report.in_flight,
+                    },
+                )
         if report.failed:
             log.info("failed", extra={"codes": dict(report.failed)})
         for outcome, *_ in report.jobs:
             if isinstance(outcome, Errored | Crashed):
-                log.warning(
-                    "an attempt failed: %s",
-                    outcome.detail,
-                    extra={
-                        "code": outcome.code,
-                        "job_id": outcome.claim.job_id,
-                        "submission_id": outcome.claim.submission_id,
-                        "attempt": outcome.claim.attempt,
-                    },
-                )
+                with tracing.within(recorded.jobs.get(outcome.claim.job_id)):
+                    log.warning(
+                        "an attempt failed: %s",
+                        outcome.detail,
+                        extra={
+                            "code": outcome.code,
+                            "job_id": outcome.claim.job_id,
+                            "submission_id": outcome.claim.submission_id,
+                            "attempt": outcome.claim.attempt,
+                        },
+                    )

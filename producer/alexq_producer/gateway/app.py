@@ -36,7 +36,8 @@ from alexq_producer.gateway.protocol import PatientHttpProtocol
 from alexq_producer.gateway.repetition import KeysInUse
 from alexq_producer.gateway.state import Shared
 from alexq_producer.gateway.tensors import InferRequest
-from alexq_schema import migrations
+from alexq_producer.gateway.traced import Traced
+from alexq_schema import migrations, tracing
 from alexq_schema.loopback import is_loopback
 from alexq_schema.settings import Settings
 
@@ -77,6 +78,7 @@ def create_app(core: Core) -> FastAPI:
         redoc_url=None,
         responses=problems.RESPONSES,
         redirect_slashes=False,
+        telemetry={"tracing": False},  # a span of ours is there: Traced
     )
     app.state.metrics = metrics
     app.state.shared = Shared(core, intake, KeysInUse())
@@ -127,8 +129,9 @@ def serve(settings: Settings) -> None:
     core = Core(settings)
     require_bindable(core)
     app = create_app(core)
+    measured = Measured(Direct(app, jobs.router), app.state.metrics)
     config = uvicorn.Config(
-        Measured(Direct(app, jobs.router), app.state.metrics),
+        Traced(measured) if tracing.is_on() else measured,
         host=settings.gateway_address,
         port=settings.gateway_port,
         loop="asyncio",  # uvloop has no bound on what it reads at a time

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
@@ -70,7 +71,8 @@ class Core:
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return ``function(…)``, run in the pool for short blocking calls."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._calls, partial(function, *args, **kwargs))
+        call = partial(copy_context().run, function, *args, **kwargs)  # it goes on with the request's trace
+        return await loop.run_in_executor(self._calls, call)
 
     async def call_slow(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return ``function(…)``, run in the pool for those that go as fast as a client sends."""

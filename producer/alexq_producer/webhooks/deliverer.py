@@ -6,16 +6,18 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from http import HTTPStatus
 from random import Random
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from alexq_producer.webhooks.pace import Pace
 from alexq_producer.webhooks.payload import body_of, headers_of
-from alexq_schema.db import deliveries, webhooks
+from alexq_schema import tracing
+from alexq_schema.db import deliveries, queries, webhooks
 from alexq_schema.db.deliveries import ClaimedDelivery
 from alexq_schema.db.session import Database
 from alexq_schema.errors import OutwardRefusedError, OutwardUnavailableError
@@ -70,7 +72,24 @@ class Deliverer:
             with self._database.begin_repeatable() as connection:
                 claimed = deliveries.claim(connection, due, lease_s=self._pace.lease_s)
             if claimed is not None:
-                self._record(claimed, self._post(claimed))
+                with self._traced(claimed):
+                    self._record(claimed, self._post(claimed))
+
+    def _traced(self, claimed: ClaimedDelivery) -> AbstractContextManager[None]:
+        """Return a context that is a span of the trace that handed the submission in, if that is sampled."""
+        if not tracing.is_on():
+            return nullcontext()
+        with self._database.read() as connection:
+            traceparent = queries.traceparent_of(connection, claimed.submission_id)
+        if traceparent is None:
+            return nullcontext()
+        about: tracing.Attributes = {
+            "http.request.method": "POST",
+            "alexq.submission.id": str(claimed.submission_id),
+            "alexq.delivery.id": str(claimed.delivery_id),
+            "alexq.attempt": claimed.attempt,
+        }
+        return tracing.span("deliver webhook", "client", about, parent=traceparent)
 
     @contextmanager
     def _place(self, webhook_id: UUID) -> Iterator[bool]:
@@ -91,11 +110,18 @@ class Deliverer:
             body = body_of(connection, claimed)
         if target is None or body is None:
             return _Outcome(None, "the webhook or its jobs were deleted")
-        headers = headers_of(claimed.delivery_id, body, target.secrets, datetime.now(UTC))
+        signed = headers_of(claimed.delivery_id, body, target.secrets, datetime.now(UTC))
+        headers = {**signed, **tracing.headers()}
+        tracing.note({"server.address": urlsplit(target.url).hostname or ""})
         try:
             answer = self._outward.post(target.url, content=body, headers=headers)
         except (OutwardRefusedError, OutwardUnavailableError) as error:
+            tracing.note(error=error.code)
             return _Outcome(None, error.detail)
+        is_error = answer.status >= HTTPStatus.BAD_REQUEST
+        tracing.note(
+            {"http.response.status_code": answer.status}, error=str(answer.status) if is_error else ""
+        )
         if HTTPStatus(200) <= answer.status < HTTPStatus(300):
             return _Outcome(answer.status, None)
         said = answer.body[:200].decode("utf-8", "replace").strip()
@@ -126,4 +152,7 @@ class Deliverer:
                 error=outcome.error,
             )
         if outcome.error is not None:
-            log.info("delivery %s, attempt %d: %s", claimed.delivery_id, claimed.attempt, outcome.error)
+            ids = {"delivery_id": claimed.delivery_id, "submission_id": claimed.submission_id}
+            log.info(
+                "delivery %s, attempt %d: %s", claimed.delivery_id, claimed.attempt, outcome.error, extra=ids
+            )

@@ -45,6 +45,8 @@ class NewSubmission:
     """Whose it is, for what came over HTTP with an API key."""
     notice: Notice | None = None
     """Which webhook is told when it has ended."""
+    traceparent: str | None = None
+    """The span that hands it in, where that is sampled."""
 
 
 _NEW = {
@@ -72,6 +74,7 @@ def add(connection: Connection, submissions: Sequence[NewSubmission]) -> None:
         {
             **_row(job, position, TASK_CLASSIFY_JOBS, one.lane),
             "submission_id": one.submission_id,
+            "traceparent": one.traceparent,
             "b_deadline_s": one.deadline_s,
         }
         for one in submissions

@@ -138,6 +138,12 @@ def submission_job_ids(connection: Connection, submission_id: UUID) -> list[UUID
     return list(connection.execute(statement).scalars())
 
 
+def traceparent_of(connection: Connection, submission_id: UUID) -> str | None:
+    """Return the sampled trace that a submission was handed in by, if it was."""
+    statement = select(JobRow.traceparent).where(JobRow.submission_id == submission_id)
+    return connection.execute(statement.order_by(JobRow.id).limit(1)).scalar()
+
+
 def submission_places(connection: Connection, submission_id: UUID) -> dict[UUID, int]:
     """Return a submission's job ids and positions: those that finished in completion order, then the rest."""
     statement = (

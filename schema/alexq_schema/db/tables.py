@@ -88,6 +88,8 @@ class Job(Base):
     """None for a job that came through Celery's own door."""
     position: Mapped[int]
     """Place in the submission, from 0."""
+    traceparent: Mapped[str | None] = mapped_column(String(55))
+    """The sampled trace that it was handed in by, as W3C writes it."""
     task: Mapped[str] = mapped_column(String(64))
     """The Celery task whose message serves this job."""
     lane: Mapped[str] = mapped_column(String(16), server_default="bulk")

@@ -35,6 +35,10 @@ class BatchReport:
     forward_s: float
     model: str
     """``name/version`` of the version that it went through."""
+    began_at: float
+    """When the device took it, by the pipeline's clock."""
+    items: Sequence[Item]
+    """Whose images."""
 
 
 class JobReport(NamedTuple):
@@ -61,9 +65,12 @@ class CommitReport:
     commit_s: float
     in_flight: int
     """Jobs still in the pipeline."""
+    ended_at: float
+    """By the pipeline's clock."""
 
 
-def _code(outcome: Failed | Errored | Crashed | Late) -> str:
+def code_of(outcome: Failed | Errored | Crashed | Late) -> str:
+    """Return the code of the error that an attempt ended in."""
     return DeadlineError.code if isinstance(outcome, Late) else outcome.code
 
 
@@ -122,6 +129,8 @@ class CommitStage:
                     [part.began_at - item.decoded_at for item in part.items],
                     part.forward_s,
                     part.resident.ref,
+                    part.began_at,
+                    part.items,
                 )
                 for part in done
                 if isinstance(part, Forwarded)
@@ -131,10 +140,11 @@ class CommitStage:
                 for item, outcome in pairs
             ],
             states=committed.states,
-            failed=Counter(_code(o) for o in outcomes if not isinstance(o, Succeeded)),
+            failed=Counter(code_of(o) for o in outcomes if not isinstance(o, Succeeded)),
             fenced=committed.fenced,
             commit_s=ended - started,
             in_flight=self._flow.in_flight - len(pairs),
+            ended_at=ended,
         )
         self._on_committed(report)
         for item, outcome in pairs:

@@ -95,8 +95,8 @@ def advise(situation: Situation) -> list[Advice]:
     said = [*_services(situation)]
     if situation.database_error is None:
         said += [*_workers(situation), *_queue(situation), *_results(situation)]
-        if not said:
-            said = [_fine(situation)]
+        if not said or situation.is_empty:
+            said.append(_fine(situation))
     return sorted(said, key=lambda one: one.severity)
 
 

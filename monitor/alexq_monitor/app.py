@@ -13,10 +13,12 @@ from flower.app import Flower
 from flower.command import apply_env_options, extract_settings
 from flower.options import options
 from flower.urls import settings as tornado_settings
+from tornado.netutil import bind_sockets
 
 from alexq_monitor import metrics, pages
 from alexq_monitor.dashboard import Dashboard
 from alexq_monitor.history import History, Recorder
+from alexq_monitor.listening import Server
 from alexq_monitor.look import Templates
 from alexq_monitor.overview import Overview
 from alexq_monitor.pages import batches
@@ -101,12 +103,14 @@ def serve(flower: Flower) -> None:
         SettingsError: the port is taken, or this machine does not have the address.
     """
     try:
-        port = flower.start_http_server()
+        sockets = bind_sockets(options.port, address=options.address)
     except OSError as error:
         raise SettingsError(
             f"cannot listen on {options.address}:{options.port}: {error.strerror or error}; "
             "set ALEXQ_MONITOR_ADDRESS and ALEXQ_MONITOR_PORT"
         ) from error
+    Server(flower, ssl_options=flower.ssl_options, xheaders=options.xheaders).add_sockets(sockets)
+    port = sockets[0].getsockname()[1]
     loop: Any = flower.io_loop.asyncio_loop
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, flower.io_loop.stop)

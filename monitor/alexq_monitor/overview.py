@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -104,8 +105,7 @@ class Overview:
 
     async def view(self) -> View:
         """Return what to show; never raises for a source that is away."""
-        messages = await or_error(self._messages.get())
-        live = await or_error(self._live.get())
+        messages, live = await asyncio.gather(or_error(self._messages.get()), or_error(self._live.get()))
         broker_error = str(messages) if isinstance(messages, AlexqError) else None
         known = messages if isinstance(messages, dict) else {}
         if isinstance(live, AlexqError):

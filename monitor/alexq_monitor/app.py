@@ -22,7 +22,7 @@ from alexq_monitor.listening import Server
 from alexq_monitor.look import Templates
 from alexq_monitor.overview import Overview
 from alexq_monitor.pages import batches
-from alexq_monitor.protection import require_protection
+from alexq_monitor.protection import OTHER_NAMES, require_protection
 from alexq_monitor.sources import Shared, Sources
 from alexq_monitor.tallying import Tallies
 from alexq_schema.errors import SettingsError
@@ -91,6 +91,8 @@ def build(settings: Settings) -> Flower:
         url_prefix=options.url_prefix or "",
         is_admin=not options.read_only,
     )
+    if not (options.basic_auth or options.auth):
+        flower.add_handlers(OTHER_NAMES, pages.refusals(dashboard))
     flower.add_handlers(".*", [*pages.handlers(dashboard), *metrics.handlers(dashboard)])
     flower.io_loop.add_callback(Recorder(sources, history).run)
     return flower

@@ -28,7 +28,7 @@ class Server(HTTPServer):
                 await _refuse(stream, is_address=b"\n" not in data[:HEADER_BYTES])
             return data
 
-        stream.read_until_regex = read_headers  # type: ignore[method-assign,assignment]
+        stream.read_until_regex = read_headers  # type: ignore[method-assign]
         super().handle_stream(stream, address)
 
 

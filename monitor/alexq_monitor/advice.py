@@ -45,7 +45,7 @@ class Situation:
     workers: int = 0
     """Alive."""
     silent: tuple[str, ...] = ()
-    """Workers (``host:pid``) that fell silent without a goodbye within the hour."""
+    """Workers (``host:pid``) that fell silent without a goodbye within the hour, and how long ago."""
     unhealthy: tuple[tuple[str, str], ...] = ()
     """Workers that ended because they could not get on, and why."""
     last_seen_s: float | None = None
@@ -97,8 +97,8 @@ def advise(situation: Situation) -> list[Advice]:
     said = [*_services(situation)]
     if situation.database_error is None:
         said += [*_workers(situation), *_queue(situation), *_results(situation)]
-        if not said:
-            said = [_fine(situation)]
+        if not said or situation.is_empty:
+            said.append(_fine(situation))
     return sorted(said, key=lambda one: one.severity)
 
 
@@ -140,7 +140,7 @@ def _workers(now: Situation) -> Iterator[Advice]:
             Severity.WARNING,
             f"{plural(len(now.silent), 'worker')} fell silent without a goodbye: {_names(now.silent)}.",
             "Jobs that they held go back to the queue by themselves. Look whether the process or its host "
-            "was killed, and start it again.",
+            "was killed, and start it again where nothing else has.",
         )
     for name, why in now.unhealthy[:3]:
         yield Advice(

@@ -13,14 +13,16 @@ from flower.app import Flower
 from flower.command import apply_env_options, extract_settings
 from flower.options import options
 from flower.urls import settings as tornado_settings
+from tornado.netutil import bind_sockets
 
 from alexq_monitor import metrics, pages
 from alexq_monitor.dashboard import Dashboard
 from alexq_monitor.history import History, Recorder
+from alexq_monitor.listening import Server
 from alexq_monitor.look import Templates
 from alexq_monitor.overview import Overview
 from alexq_monitor.pages import batches
-from alexq_monitor.protection import require_protection
+from alexq_monitor.protection import OTHER_NAMES, require_protection
 from alexq_monitor.sources import Shared, Sources
 from alexq_monitor.tallying import Tallies
 from alexq_schema.errors import SettingsError
@@ -89,6 +91,8 @@ def build(settings: Settings) -> Flower:
         url_prefix=options.url_prefix or "",
         is_admin=not options.read_only,
     )
+    if not (options.basic_auth or options.auth):
+        flower.add_handlers(OTHER_NAMES, pages.refusals(dashboard))
     flower.add_handlers(".*", [*pages.handlers(dashboard), *metrics.handlers(dashboard)])
     flower.io_loop.add_callback(Recorder(sources, history).run)
     return flower
@@ -101,12 +105,14 @@ def serve(flower: Flower) -> None:
         SettingsError: the port is taken, or this machine does not have the address.
     """
     try:
-        port = flower.start_http_server()
+        sockets = bind_sockets(options.port, address=options.address)
     except OSError as error:
         raise SettingsError(
             f"cannot listen on {options.address}:{options.port}: {error.strerror or error}; "
             "set ALEXQ_MONITOR_ADDRESS and ALEXQ_MONITOR_PORT"
         ) from error
+    Server(flower, ssl_options=flower.ssl_options, xheaders=options.xheaders).add_sockets(sockets)
+    port = sockets[0].getsockname()[1]
     loop: Any = flower.io_loop.asyncio_loop
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, flower.io_loop.stop)

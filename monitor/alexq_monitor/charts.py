@@ -103,4 +103,4 @@ def _said(minute: int, one: Counts) -> str:
 
 
 def _at(time: datetime, step: int) -> str:
-    return f"{time:%a %H:%M}" if step >= 15 else f"{time:%H:%M}"
+    return f"{time:%d %b %H:%M}" if step >= 60 else f"{time:%a %H:%M}" if step >= 15 else f"{time:%H:%M}"

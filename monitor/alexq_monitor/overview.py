@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -14,6 +15,7 @@ from alexq_monitor.advice import Advice, Situation, advise, drain_s
 from alexq_monitor.charts import Chart
 from alexq_monitor.history import LATE, Counts, History, Piece, open_from, read_piece
 from alexq_monitor.sources import Shared, Sources, or_error
+from alexq_monitor.words import duration
 from alexq_schema.db import backlog, dashboard, minutes
 from alexq_schema.db.backlog import Waiting
 from alexq_schema.db.clock import now
@@ -104,8 +106,7 @@ class Overview:
 
     async def view(self) -> View:
         """Return what to show; never raises for a source that is away."""
-        messages = await or_error(self._messages.get())
-        live = await or_error(self._live.get())
+        messages, live = await asyncio.gather(or_error(self._messages.get()), or_error(self._live.get()))
         broker_error = str(messages) if isinstance(messages, AlexqError) else None
         known = messages if isinstance(messages, dict) else {}
         if isinstance(live, AlexqError):
@@ -129,7 +130,11 @@ class Overview:
             in_per_s=recent.came_in / recent_s,
             out_per_s=recent.ended / recent_s,
             workers=len(alive),
-            silent=tuple(worker.name for worker in gone if worker.unhealthy is None),
+            silent=tuple(
+                f"{worker.name} ({duration(worker.silent_s)} ago)"
+                for worker in gone
+                if worker.unhealthy is None
+            ),
             unhealthy=tuple((worker.name, worker.unhealthy) for worker in gone if worker.unhealthy),
             last_seen_s=live.last_seen_s,
             untrained=_untrained(alive),

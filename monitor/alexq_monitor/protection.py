@@ -20,6 +20,9 @@ HEADERS: Final = {
 }
 """Headers of every page of ours."""
 
+OTHER_NAMES: Final = r"(?!localhost$|127(\.\d+){3}$|\[?::1\]?$).*$"
+"""Host names that may lead here from anywhere: none of ``require_local_name``'s."""
+
 
 def require_protection(address: str, *, has_auth: bool) -> None:
     """Refuse to show the dashboard to other machines without a login.

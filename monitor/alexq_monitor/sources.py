@@ -11,13 +11,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url
 
 from alexq_schema.db.bounded import read_within
 from alexq_schema.db.session import Database
@@ -106,6 +107,7 @@ class Sources:
         self.images = open_image_store(settings.images_url)
         self.models = ModelStore(settings.models_dir)
         self._database = Database(settings.database_url)
+        self._file = _sqlite_file(settings.database_url)
         self._redis = Redis.from_url(
             settings.broker_url,
             socket_timeout=BROKER_S,
@@ -124,6 +126,7 @@ class Sources:
         """
 
         def reading() -> T:
+            self._require_file()
             with read_within(self._database, limit_s) as connection:
                 return work(connection)
 
@@ -137,10 +140,19 @@ class Sources:
         """
 
         def writing() -> T:
+            self._require_file()
             with self._database.begin() as connection:
                 return work(connection)
 
         return await self._sql.call(writing, WRITE_S)
+
+    def _require_file(self) -> None:
+        """Refuse to go on with a file of SQLite's that only open connections know: it ends with them."""
+        if self._file is not None and not self._file.exists():
+            self._database.close()  # what comes in its place is opened anew
+            raise DatabaseUnavailableError(
+                f"the file {self._file} is not there; bring it back, or make a new one with `alexq migrate`"
+            )
 
     async def broker(self, work: Callable[[Redis], T]) -> T:
         """Return what ``work`` asks of Redis.
@@ -153,7 +165,7 @@ class Sources:
             try:
                 return work(self._redis)
             except (RedisError, OSError) as error:
-                raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
+                raise BrokerUnavailableError(f"Redis does not answer: {str(error).rstrip('.')}") from error
 
         return await self._broker.call(asking, 2 * BROKER_S)
 
@@ -164,6 +176,11 @@ class Sources:
             ImageStoreError: that takes too long.
         """
         return await self._files.call(work, limit_s)
+
+
+def _sqlite_file(database_url: str) -> Path | None:
+    url = make_url(database_url)
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
 async def or_error(answer: Awaitable[T]) -> T | AlexqError:

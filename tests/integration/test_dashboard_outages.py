@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from alexq.stack.environment import free_port
 from alexq_schema.db.session import Database
@@ -76,6 +77,27 @@ def test_a_postgresql_that_hangs_is_said_in_time_and_back_by_itself(
                 process.resume()
         eventually(lambda: "No worker has ever reported" in said(monitor), timeout_s=60)
     database.close()
+
+
+def test_a_file_that_was_taken_away_is_said_though_it_is_still_open(
+    sqlite_url: str, broker_url: str, tmp_path: Path
+) -> None:
+    database = Database(sqlite_url)
+    System(database).queue(3)
+    database.close()
+    settings = Settings.load(data_dir=tmp_path, database_url=sqlite_url, broker_url=broker_url)
+    file = Path(make_url(sqlite_url).database or "")
+    elsewhere = tmp_path / "elsewhere.db"
+    with running_monitor(settings, tmp_path / "monitor.log") as monitor:
+        assert "Waiting 3" in said(monitor)
+        shutil.copy(file, elsewhere)
+        file.unlink()
+        overview = eventually(lambda: "cannot be read" in (it := said(monitor)) and it)
+        assert f"the file {file} is not there" in overview
+        assert "alexq migrate" in overview
+        assert monitor.get("/results").status_code == 503
+        elsewhere.rename(file)
+        eventually(lambda: "Waiting 3" in said(monitor))
 
 
 def test_a_broker_that_hangs_is_said_and_the_rest_goes_on(

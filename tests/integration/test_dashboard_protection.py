@@ -229,9 +229,12 @@ def test_nothing_is_done_without_the_token(admin: MonitorProcess, database: Data
 
 
 def test_a_name_that_leads_here_from_elsewhere_reads_nothing(admin: MonitorProcess, seeded: Seeded) -> None:
-    for path in paths(seeded):
+    for path in [*paths(seeded), "/workers", "/tasks", "/tasks/datatable", "/broker", "/api/tasks"]:
         answer = admin.get(path, Host="evil.example")
         assert answer.status_code in (403, 405), path
         assert "IMG_" not in answer.text
-    assert admin.get("/overview", Host="localhost:80").status_code == 200
-    assert admin.get("/overview", Host="[::1]:80").status_code == 200
+    for name in ("localhost:80", "[::1]:80", "127.0.0.1"):
+        assert admin.get("/overview", Host=name).status_code == 200
+        assert admin.get("/tasks", Host=name).status_code == 200
+    for path in ("/metrics", "/healthcheck"):
+        assert admin.get(path, Host="evil.example").status_code == 200

@@ -8,7 +8,7 @@ from tornado.web import RequestHandler, StaticFileHandler
 
 from alexq_monitor.dashboard import Dashboard
 from alexq_monitor.look import STATIC, prefixed
-from alexq_monitor.pages.base import StartPage
+from alexq_monitor.pages.base import Page, StartPage
 from alexq_monitor.pages.batches import BatchesPage
 from alexq_monitor.pages.dead import DeadPage, Redrive
 from alexq_monitor.pages.export import ExportPage
@@ -42,3 +42,12 @@ def handlers(dashboard: Dashboard) -> list[Any]:
     rules: list[Any] = [(prefixed(dashboard.url_prefix, path), page, given) for path, page in PAGES]
     static = prefixed(dashboard.url_prefix, r"/alexq-static/(.*)")
     return [*rules, (static, StaticFileHandler, {"path": str(STATIC)})]
+
+
+def refusals(dashboard: Dashboard) -> list[Any]:
+    """Return the rules for whoever calls a dashboard without a login by another name than this machine's.
+
+    They cover Flower's own pages too, but for what programs ask: ``/metrics`` and ``/healthcheck``.
+    """
+    open_to_all = "|".join(prefixed(dashboard.url_prefix, path) for path in ("/metrics", "/healthcheck"))
+    return [(f"(?!({open_to_all})$).*", Page, {"dashboard": dashboard})]

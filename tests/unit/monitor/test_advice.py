@@ -35,6 +35,13 @@ def test_an_empty_system_says_how_to_begin() -> None:
     assert "alexq submit" in one.todo
 
 
+def test_an_empty_system_says_how_to_begin_whatever_else_is_to_say() -> None:
+    assert said(Situation(is_empty=True)) == [
+        "No worker has ever reported.",
+        "Nothing has been submitted yet.",
+    ]
+
+
 def test_without_workers_it_says_since_when_and_how_to_start_one() -> None:
     (one,) = advise(changed(workers=0, last_seen_s=40.2))
     assert one.severity is Severity.BAD

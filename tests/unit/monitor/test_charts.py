@@ -50,3 +50,8 @@ def test_a_meter_is_filled_by_its_parts() -> None:
 def test_a_histogram_has_a_column_for_each_number() -> None:
     svg = charts.columns([("1", 3), ("2", 0), ("3", 6)], "Batches by size")
     assert [one["height"] for one in rects(svg, "alexq-plain")] == [60, 0, 120]
+
+
+def test_the_ends_of_a_week_are_told_apart() -> None:
+    week = charts.flow("Last week", [(MINUTE + 120 * n, Counts()) for n in range(84)], 120)
+    assert week.begins != week.ends

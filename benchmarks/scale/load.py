@@ -37,7 +37,13 @@ ENDED_LABEL = "yesterday"
 class Load:
     """One client that hands jobs in: ``bulk`` (64 ids a message), ``single`` (one) or ``door`` (an image)."""
 
-    def __init__(self, where: Services) -> None:
+    def __init__(self, where: Services, traceparent: str | None = None) -> None:
+        """Connect.
+
+        Args:
+            traceparent: the trace that the jobs belong to.
+        """
+        self._traceparent = traceparent
         self.database = Database(where.settings.database_url)
         self._redis = where.broker.client()
         self._celery = Celery("alexq-scale", set_as_current=False)
@@ -59,7 +65,7 @@ class Load:
 
     def _accept(self, count: int, lane: Lane) -> list[Unpublished]:
         jobs = [NewJob(new_id(), f"{number}.jpg", KEY, IMAGE_BYTES) for number in range(count)]
-        submission = NewSubmission(new_id(), jobs, lane)
+        submission = NewSubmission(new_id(), jobs, lane, traceparent=self._traceparent)
         with self.database.begin() as connection:
             accept.add(connection, [submission])
         return [Unpublished(job.job_id, submission.submission_id, TASK_CLASSIFY_JOBS, lane) for job in jobs]

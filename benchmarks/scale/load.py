@@ -16,6 +16,7 @@ from alexq_schema.db import accept
 from alexq_schema.db.accept import NewJob, NewSubmission
 from alexq_schema.db.session import Database
 from alexq_schema.ids import new_id
+from alexq_schema.messages import Unpublished
 from alexq_schema.names import (
     IDS_PER_MESSAGE,
     QUEUE_CLASSIFY,
@@ -36,7 +37,13 @@ ENDED_LABEL = "yesterday"
 class Load:
     """One client that hands jobs in: ``bulk`` (64 ids a message), ``single`` (one) or ``door`` (an image)."""
 
-    def __init__(self, where: Services) -> None:
+    def __init__(self, where: Services, traceparent: str | None = None) -> None:
+        """Connect.
+
+        Args:
+            traceparent: the trace that the jobs belong to.
+        """
+        self._traceparent = traceparent
         self.database = Database(where.settings.database_url)
         self._redis = where.broker.client()
         self._celery = Celery("alexq-scale", set_as_current=False)
@@ -49,19 +56,19 @@ class Load:
         lane = Lane.BULK if kind == "bulk" else Lane.INTERACTIVE
         added: list[UUID] = []
         while len(added) < count:
-            job_ids = self._accept(min(SUBMISSION, count - len(added)), lane)
-            step = len(job_ids) if kind == "bulk" else 1
-            for start in range(0, len(job_ids), step):
-                told = [(job_id, TASK_CLASSIFY_JOBS, lane) for job_id in job_ids[start : start + step]]
-                publish(self._celery, told)
-            added += job_ids
+            jobs = self._accept(min(SUBMISSION, count - len(added)), lane)
+            step = len(jobs) if kind == "bulk" else 1
+            for start in range(0, len(jobs), step):
+                publish(self._celery, jobs[start : start + step])
+            added += [job.job_id for job in jobs]
         return added
 
-    def _accept(self, count: int, lane: Lane) -> list[UUID]:
+    def _accept(self, count: int, lane: Lane) -> list[Unpublished]:
         jobs = [NewJob(new_id(), f"{number}.jpg", KEY, IMAGE_BYTES) for number in range(count)]
+        submission = NewSubmission(new_id(), jobs, lane, traceparent=self._traceparent)
         with self.database.begin() as connection:
-            accept.add(connection, [NewSubmission(new_id(), jobs, lane)])
-        return [job.job_id for job in jobs]
+            accept.add(connection, [submission])
+        return [Unpublished(job.job_id, submission.submission_id, TASK_CLASSIFY_JOBS, lane) for job in jobs]
 
     def _send_images(self, count: int) -> list[UUID]:
         image = base64.b64encode(jpegs(1)[0]).decode()

@@ -48,6 +48,8 @@ class Plan:
     """Keep ``jobs`` waiting for so long, and measure that; 0: measure while they are worked off."""
     ended: int = 0
     """Jobs in the table that ended yesterday."""
+    traceparent: str | None = None
+    """The trace that the jobs belong to."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def measure(stage: Stage, plan: Plan) -> dict[str, Any]:
         TimeoutError: the jobs did not end.
     """
     with stage.services(plan.database) as where:
-        load = Load(where)
+        load = Load(where, plan.traceparent)
         try:
             return {**asdict(plan), **asdict(_measure(where, load, plan))}
         finally:

@@ -1,8 +1,8 @@
 """Traces: OpenTelemetry's spans where somebody records them, and nothing at all where nobody does.
 
-The one module that knows OpenTelemetry. It is imported when a process of ours finds OpenTelemetry's own
-variables set (:func:`begin`), or when the service that uses the SDK has imported it already: then its tracer
-provider is used, and never replaced. Otherwise every function here is a look into ``sys.modules``.
+The one module that knows OpenTelemetry. That is imported where a process of ours finds its variables set
+(:func:`begin`); or the service that uses the SDK has imported it already: then its tracer provider is used,
+and never replaced. Otherwise every function here is a look into ``sys.modules``.
 
 A trace goes on over HTTP in the headers of the propagators that OpenTelemetry is set to (W3C by default), and
 through the job's row as a W3C ``traceparent``. Only a sampled trace is written there: what reads the row has

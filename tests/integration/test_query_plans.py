@@ -166,6 +166,10 @@ def deliver(system: System) -> None:
     with system.database.begin() as connection:
         due, looked_at = deliveries.take_due(connection, limit=100, lease_s=60.0)
     assert (len(due), looked_at) == (1, 2)
+    with system.database.begin() as connection:
+        claimed = deliveries.claim(connection, due[0], lease_s=60.0)
+        assert claimed is not None
+        assert queries.traceparent_of(connection, claimed.submission_id) is None
 
 
 def serve(system: System) -> None:

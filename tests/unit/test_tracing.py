@@ -180,6 +180,15 @@ def test_a_span_is_current_while_it_lasts(spans: Recording) -> None:
     assert tracing.trace_id() is None
 
 
+def test_what_is_recorded_without_a_parent_begins_a_trace(spans: Recording) -> None:
+    with tracing.span("outer"):
+        tracing.record("batch", 1.0, 2.0)
+
+    batch, outer = spans.spans()
+    assert batch.parent_id is None
+    assert batch.trace_id != outer.trace_id
+
+
 @pytest.mark.parametrize("traceparent", ["", "nonsense", SAMPLED[:-2] + "00", "ff" + SAMPLED[2:]])
 def test_what_a_row_holds_beside_sampled_traces_links_nothing(spans: Recording, traceparent: str) -> None:
     tracing.record("batch", 1.0, 2.0, links=[traceparent])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPMethod
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,6 +11,8 @@ from alexq_schema import tracing
 
 UNTRACED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by machines."""
+
+_METHODS: Final = frozenset(HTTPMethod)
 
 
 class Traced:
@@ -34,7 +37,7 @@ class Traced:
                 status = message["status"]
             await send(message)
 
-        method = scope["method"]
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         about = {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
         with tracing.span(method, "server", about, parent=headers):

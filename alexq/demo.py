@@ -1,4 +1,7 @@
-"""``alexq demo``: a few photographs through a whole stack of its own, and what came out.
+"""``alexq demo``: a few pictures through a whole stack of its own, and what came out.
+
+With the pretrained weights they are photographs. Without, a model is trained on generated textures, once, and
+shown pictures that it has not seen, whose labels are known: the untrained one would show nothing.
 
 The stack is ``alexq up`` as a child process, so that it is supervised as any other and the demo only
 has to end it. Its log lies in the demo's folder; the lines about the model and the parts are shown.
@@ -6,7 +9,6 @@ has to end it. Its log lies in the demo's folder; the lines about the model and 
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import signal
 import subprocess
@@ -15,45 +17,35 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 from rich.text import Text
 
+from alexq.demo_pictures import make_pictures
+from alexq.demo_results import labelled_table, results_table
 from alexq.stack.environment import environment, require_gateway, require_monitor, require_worker
 from alexq.stack.process import tied_to_parent
 from alexq_schema.errors import AlexqError, StackError, StackNotRunningError
-from alexq_schema.job import Job, JobState, ModelRef
+from alexq_schema.job import Job, JobState
 from alexq_schema.settings import Settings, StackFile
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_BAR_WIDTH: Final = 16
 _PROBE_EVERY_S: Final = 0.1
 _RESULTS_S: Final = 300.0
 _STOP_S: Final = 60.0
 _HURRY_S: Final = 10.0
 _LOG_TAIL_LINES: Final = 15
-_JPEG_QUALITY: Final = 92
 _SHOWN: Final = ("broker", "database", "model", "worker", "monitor", "no model", "this model", "port")
 """How the lines of the stack's log begin that the demo shows."""
 
-# Fractions of width and height: left, upper, right, lower. Three regions of each photograph.
-_CROPS: Final = {
-    "left": (0.0, 0.1, 0.55, 0.9),
-    "middle": (0.25, 0.15, 0.75, 0.85),
-    "right": (0.45, 0.1, 1.0, 0.9),
-}
 
-
-def run(data_dir: Path | None = None) -> int:
+def run(data_dir: Path | None = None, *, textures: bool = False) -> int:
     """Run the demo; return the exit code: 0 only if every picture was classified.
 
     Args:
         data_dir: where the stack keeps its data; by default a new temporary folder.
+        textures: show the texture model, whether the pretrained weights can be had or not.
 
     Raises:
         AlexqError: a part could not be started, or did not finish in time.
@@ -63,62 +55,51 @@ def run(data_dir: Path | None = None) -> int:
     require_monitor()
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     folder = (data_dir or Path(tempfile.mkdtemp(prefix="alexq-demo-"))).absolute()
-    pictures = make_pictures(folder / "pictures")
     try:
-        with running_stack(folder, notes) as stack:
+        model, labelled = _prepare_model(folder / "textures", textures=textures)
+        pictures = labelled or make_pictures(folder / "pictures")
+        with running_stack(folder, notes, model=model) as stack:
             settings = Settings.load(data_dir=folder, **stack.settings())
             finished = _classify(settings, pictures, notes)
     except KeyboardInterrupt:
         notes.print(Text(f"stopped; remove what it made: rm -r {shlex.quote(str(folder))}"))
         raise
     finished.sort(key=lambda job: job.source)
-    Console(highlight=False).print(results_table(finished))
-    notes.print(Text(_next_steps(folder, settings.models_dir)))
+    Console(highlight=False).print(labelled_table(finished) if labelled else results_table(finished))
+    notes.print(Text(_next_steps(folder, settings.models_dir, model)))
     return 0 if all(job.state is JobState.SUCCEEDED for job in finished) else 1
 
 
-def sample_photographs() -> list[Path]:
-    """Return the photographs that the scikit-learn package carries, without importing it.
+def _prepare_model(pictures: Path, *, textures: bool) -> tuple[str, list[Path]]:
+    """Return the version to show, made if need be, and pictures of its own, if it has any.
 
     Raises:
-        StackError: it is not installed.
+        StackError: it could not be made.
     """
-    package = importlib.util.find_spec("sklearn")
-    folders = list(package.submodule_search_locations or []) if package else []
-    found = sorted(path for folder in folders for path in Path(folder, "datasets", "images").glob("*.jpg"))
-    if not found:
-        raise StackError(
-            "the demo's photographs come with scikit-learn: pip install scikit-learn "
-            '(or "alexq[dev]"), or classify your own: `alexq up`, then `alexq submit PATH…`'
-        )
-    return found
-
-
-def make_pictures(folder: Path) -> list[Path]:
-    """Write each sample photograph and three crops of it into ``folder`` and return them all."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures: list[Path] = []
-    for path in sample_photographs():
-        with Image.open(path) as photograph:
-            photograph.load()
-        pictures.append(_save(photograph, folder / path.name))
-        width, height = photograph.size
-        for name, (left, upper, right, lower) in _CROPS.items():
-            box = (int(left * width), int(upper * height), int(right * width), int(lower * height))
-            pictures.append(_save(photograph.crop(box), folder / f"{path.stem}-{name}.jpg"))
-    return pictures
-
-
-def _save(picture: Image, path: Path) -> Path:
-    picture.save(path, quality=_JPEG_QUALITY)
-    return path
+    done = subprocess.run(
+        tied_to_parent(
+            [
+                *(sys.executable, "-m", "alexq_worker.models", "demo", str(pictures)),
+                *(["--textures"] if textures else []),
+            ]
+        ),
+        env=environment(Settings.load()),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise StackError("there is no model to show; the lines above say why")
+    return done.stdout.strip(), sorted(pictures.glob("*/*.jpg"))
 
 
 @contextmanager
-def running_stack(folder: Path, notes: Console) -> Iterator[StackFile]:
+def running_stack(folder: Path, notes: Console, *, model: str = "") -> Iterator[StackFile]:
     """Run ``alexq up`` in ``folder`` for the length of the block; leaves no process behind.
+
+    Args:
+        model: the version to serve; by default the active one.
 
     Raises:
         StackError: it did not start; the end of its log is shown.
@@ -128,7 +109,7 @@ def running_stack(folder: Path, notes: Console) -> Iterator[StackFile]:
     with log_path.open("wb") as log:
         up = subprocess.Popen(
             tied_to_parent([sys.executable, "-m", "alexq", "up", "--data-dir", str(folder)]),
-            env=_environment(folder),
+            env=_environment(folder, model),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -144,9 +125,10 @@ def running_stack(folder: Path, notes: Console) -> Iterator[StackFile]:
         _stop(up)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, model: str) -> dict[str, str]:
     """Return an environment of the demo's own services; only the models are the user's, fetched once."""
-    mine = Settings.load(database_url="", broker_url="", images_url=(folder / "images").as_uri())
+    given = {"model": model} if model else {}
+    mine = Settings.load(database_url="", broker_url="", images_url=(folder / "images").as_uri(), **given)
     return environment(mine)
 
 
@@ -203,40 +185,15 @@ def _classify(settings: Settings, pictures: Sequence[Path], notes: Console) -> l
         return list(progress.track(results, total=len(submission)))
 
 
-def results_table(jobs: Sequence[Job]) -> Group:
-    """Return the results for people: each picture's labels with bars, and the model that made them."""
-    table = Table("picture", "top 5", show_lines=True)
-    for job in jobs:
-        table.add_row(Path(job.source).name, _labels(job))
-    models = {job.model: None for job in jobs if job.model is not None}
-    return Group(table, *(_model_line(model) for model in models))
-
-
-def _labels(job: Job) -> Text:
-    if job.error is not None:
-        return Text(f"{job.state}: {job.error.code}: {job.error.detail}", style="red")
-    lines = [
-        f"{'█' * round(p.probability * _BAR_WIDTH):<{_BAR_WIDTH}} {p.probability:6.1%}  {p.label}"
-        for p in job.predictions
-    ]
-    return Text("\n".join(lines) or str(job.state))
-
-
-def _model_line(model: ModelRef) -> Text:
-    line = Text(f"model {model.name}/{model.version}, {model.precision}")
-    if not model.trained:
-        line.append("\nUNTRAINED: seeded random weights, these labels mean nothing", style="bold yellow")
-    return line
-
-
-def _next_steps(folder: Path, models_dir: Path) -> str:
+def _next_steps(folder: Path, models_dir: Path, model: str) -> str:
     database, where, models = (shlex.quote(str(p)) for p in (folder / "alexq.db", folder, models_dir))
     return f"""
 Everything has stopped. The results stay in SQLite, table jobs:
   sqlite3 -box {database} 'select source, state, label, probability from jobs'
 Bring this stack back, then look at it:
-  ALEXQ_MODELS_DIR={models} alexq up --data-dir {where}
+  ALEXQ_MODELS_DIR={models} ALEXQ_MODEL={model} alexq up --data-dir {where}
   alexq jobs list --data-dir {where}
+Train on your own labels: alexq models train PICTURES --as NAME/VERSION --activate
 Go on with your own pictures: `alexq up`, then `alexq submit PATH…`, or in Python:
   from alexq import Producer
   with Producer() as producer:

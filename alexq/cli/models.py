@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alexq.cli.evaluate import evaluate
 from alexq.cli.options import DataDir, Json, given
 from alexq.cli.stack import become
 
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     models.command("pull", context_settings=_PASSED_ON, add_help_option=False)(pull)
     models.command("import", context_settings=_PASSED_ON, add_help_option=False)(import_)
     models.command("train", context_settings=_PASSED_ON, add_help_option=False)(train)
+    models.command("evaluate")(evaluate)
     models.command("activate")(activate)
     app.add_typer(models, name="models")
 

@@ -51,11 +51,19 @@ def up(
     )
 
 
-def demo(data_dir: DataDir = None) -> None:
-    """Classify a few photographs in a stack of its own, and show the results."""
+def demo(
+    data_dir: DataDir = None,
+    textures: Annotated[
+        bool,
+        typer.Option(
+            "--textures", help="Show a model that is trained here on generated textures: no network."
+        ),
+    ] = False,
+) -> None:
+    """Classify a few pictures in a stack of its own, and show the results."""
     from alexq.demo import run
 
-    raise typer.Exit(run(data_dir))
+    raise typer.Exit(run(data_dir, textures=textures))
 
 
 def worker(

@@ -61,10 +61,6 @@ class Labelled:
     """Sorted; one that has no example too."""
     findings: list[Finding]
 
-    def require(self) -> None:
-        """Raise DatasetError if anything is wrong."""
-        refuse(self.findings)
-
 
 def refuse(findings: list[Finding], shown: int = 10) -> None:
     """Raise DatasetError if there are findings: it names every problem and some places of each."""

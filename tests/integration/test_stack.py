@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -18,7 +20,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from alexq.demo import sample_photographs
+from alexq.demo_pictures import sample_photographs
 from alexq.stack.broker import EmbeddedBroker
 from alexq.stack.environment import environment, free_port
 from alexq.stack.log import Log
@@ -26,8 +28,10 @@ from alexq.stack.supervisor import Child, Supervisor
 from alexq_producer import Producer
 from alexq_schema.errors import StackNotRunningError
 from alexq_schema.job import JobState
+from alexq_schema.models import ModelStore
 from alexq_schema.names import TASK_CLASSIFY_JOBS
 from alexq_schema.settings import Settings, StackFile
+from alexq_worker.training.texture_model import TEXTURES_REF
 from tests.helpers.eventually import eventually
 
 START_S = 120.0
@@ -318,29 +322,51 @@ def test_what_the_broker_holds_survives_a_new_stack(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_shows_results_without_control_characters(tmp_path: Path, models_dir: Path) -> None:
+def test_the_demo_trains_a_model_where_there_is_no_network_and_shows_how_often_it_is_right(
+    tmp_path: Path, models_dir: Path
+) -> None:
+    own = ModelStore(shutil.copytree(models_dir, tmp_path / "models", copy_function=os.link))
     done = subprocess.run(
-        [sys.executable, "-m", "alexq", "demo", "--data-dir", str(tmp_path / "demo")],
-        env=stack_environment(tmp_path / "unused", models_dir),
+        [sys.executable, "-m", "alexq", "demo", "--textures", "--data-dir", str(tmp_path / "demo")],
+        env=stack_environment(tmp_path / "unused", own.models_dir),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for picture in ("china.jpg", "flower-middle.jpg"):
-        assert picture in done.stdout
-    assert "UNTRAINED" in done.stdout
+    info = own.find(TEXTURES_REF).info
+    assert info.trained
+    assert "generated textures" in info.source
+    assert info.training is not None
+    assert info.training.held_out.top1 >= 0.9
+    [accuracy] = re.findall(r"of 32 right: accuracy ([\d.]+)%", done.stdout)
+    assert float(accuracy) >= 90
+    assert f"model {TEXTURES_REF}" in done.stdout
+    assert "UNTRAINED" not in done.stdout
     assert str(tmp_path / "demo" / "alexq.db") in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     assert not is_running(tmp_path / "demo")
+    # Served to those who ask for it only: on photographs its labels would be sure of themselves, and wrong.
+    assert own.active_ref() == ModelStore(models_dir).active_ref()
+    # A second demo does not train again.
+    again = subprocess.run(
+        [sys.executable, "-m", "alexq_worker.models", "demo", "--textures", str(tmp_path / "pictures")],
+        env=stack_environment(tmp_path / "unused", own.models_dir),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (again.stdout, again.stderr) == (f"{TEXTURES_REF}\n", "")
 
 
 @pytest.mark.slow
 def test_ctrl_c_in_the_demo_leaves_no_process(tmp_path: Path, models_dir: Path) -> None:
     demo = subprocess.Popen(
         [sys.executable, "-m", "alexq", "demo", "--data-dir", str(tmp_path / "demo")],
-        env=stack_environment(tmp_path / "unused", models_dir),
+        env=stack_environment(tmp_path / "unused", models_dir)
+        | {"ALEXQ_MODEL": str(ModelStore(models_dir).active_ref())},
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )

@@ -93,6 +93,39 @@ def ensure() -> None:
     typer.echo(version.info.ref)
 
 
+@app.command(hidden=True)
+def demo(
+    pictures: Annotated[Path, typer.Argument(help="Where pictures with known labels go, if it has such.")],
+    textures: Annotated[bool, typer.Option("--textures", help="Do not look for pretrained weights.")] = False,
+) -> None:
+    """Make sure that there is a trained model to show: the chosen or pretrained one, else of textures."""
+    from alexq_worker.training import texture_model
+
+    settings = Settings.load()
+    store = ModelStore(settings.models_dir)
+    version = None if textures else _trained(settings, store)
+    if version is None:
+        version = texture_model.ensure_textures(settings)
+    if version.info.ref == texture_model.TEXTURES_REF:
+        texture_model.write_unseen(pictures)
+    typer.echo(version.info.ref)
+
+
+def _trained(settings: Settings, store: ModelStore) -> ModelVersion | None:
+    """Return the version that the user chose, the active one if it is trained, or the pretrained one."""
+    if settings.model:
+        return store.resolve(settings.model)
+    if store.active_ref() and (active := store.resolve()).info.trained:
+        return active
+    from alexq_worker.inference import versions
+
+    try:
+        return versions.pull(store, progress=sys.stderr.isatty())
+    except ModelDownloadError as error:
+        say(f"no pretrained weights: {error}. Going on with a model that is trained here, on textures")
+        return None
+
+
 def _pull_or_make(store: ModelStore) -> ModelVersion:
     from alexq_worker.inference import versions
 

@@ -1,0 +1,1 @@
+"""How good a model version is on a labelled set, measured through the queue as any other work."""

@@ -1,0 +1,160 @@
+"""From a folder of pictures to right labels: real commands, a real worker, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alexq.stack.environment import environment
+from alexq_producer import Producer
+from alexq_schema.models import ModelStore
+from alexq_schema.settings import Settings
+from alexq_worker.training.textures import LABELS, write_set
+from tests.helpers.processes import WorkerProcess
+
+pytestmark = pytest.mark.slow
+UNSEEN = 10_000
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One database is enough here."""
+    return sqlite_url
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    """With models of this test's own."""
+    return settings.model_copy(update={"models_dir": tmp_path / "models", "device": "cpu"})
+
+
+def alexq(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alexq", *arguments],
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_own_labels_are_trained_activated_served_and_measured(
+    settings: Settings, start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    write_set(tmp_path / "pictures", each=15)
+    trained = alexq(
+        settings, "models", "train", str(tmp_path / "pictures"), "--as", "own/v1", "--epochs", "30"
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout == "own/v1\n"
+    training = ModelStore(settings.models_dir).find("own/v1").info.training
+    assert training is not None
+    assert training.held_out.images == 24
+    assert alexq(settings, "models", "activate", "own/v1").returncode == 0
+
+    start_worker()
+    unseen = write_set(tmp_path / "unseen", each=4, first_seed=UNSEEN)
+    truth = {str(path): label for path, label in unseen}
+    with Producer(settings) as producer:
+        jobs = list(producer.submit(list(truth)).results(timeout_s=60))
+    right = sum(job.label == truth[job.source] for job in jobs)
+    # What was held out says what to expect, within the luck of 32 pictures.
+    assert right / len(jobs) >= min(0.8, training.held_out.top1 - 0.15)
+
+    (tmp_path / "unseen" / "dots" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    measured = alexq(
+        settings,
+        *("models", "evaluate", "own/v1", str(tmp_path / "unseen"), "--out", str(tmp_path / "report")),
+    )
+    assert measured.returncode == 0, measured.stderr
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["measures"]["images"] == 33
+    assert report["measures"]["unanswered"] == 1
+    assert report["measures"]["top1"] == pytest.approx(right / 33)
+    assert (
+        report["unanswered"][0]["error"] == "image_truncated" or "image" in report["unanswered"][0]["error"]
+    )
+    assert f"{right / 33:.3%} right" in measured.stdout
+    assert len(report["measures"]["per_class"]) == len(LABELS)
+
+    other = alexq(settings, "models", "train", str(tmp_path / "pictures"), "--as", "own/v2", "--epochs", "1")
+    assert other.returncode == 0, other.stderr
+    refused = alexq(settings, "models", "evaluate", "own/v2", str(tmp_path / "unseen"))
+    assert refused.returncode == 1
+    assert "a worker answered with own/v1, not own/v2" in refused.stderr
+
+
+def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(
+    settings: Settings, tmp_path: Path
+) -> None:
+    write_set(tmp_path / "pictures", each=5)
+
+    def command(ref: str, *more: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "alexq", "models", "train", str(tmp_path / "pictures"), "--as", ref),
+            *("--epochs", "60", "--batch", "16", "--checkpoint-every", "0.1", *more),
+        ]
+
+    env = environment(settings)
+    assert subprocess.run(command("own/straight"), env=env, timeout=120, check=False).returncode == 0
+    killed_at = []
+    for epoch in (8, 30):
+        with subprocess.Popen(
+            command("own/killed", "--resume"), env=env, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if (at := re.match(r"epoch +(\d+)/", line)) and int(at[1]) >= epoch:
+                    killed_at.append(int(at[1]))
+                    process.send_signal(signal.SIGKILL)
+                    break
+    assert len(killed_at) == 2
+    resumed = subprocess.run(
+        command("own/killed", "--resume"),
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    first_line = next(line for line in resumed.stderr.splitlines() if line.startswith("epoch"))
+    assert not first_line.startswith("epoch   1/"), "it began again"
+
+    store = ModelStore(settings.models_dir)
+    straight, killed = store.find("own/straight").info, store.find("own/killed").info
+    assert killed.training == straight.training
+    assert killed.weights_sha256 == straight.weights_sha256
+
+
+def test_two_processes_train_together(settings: Settings, tmp_path: Path) -> None:
+    write_set(tmp_path / "pictures", each=5)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--master-addr", "127.0.0.1", "--master-port", "0", "-m", "alexq_worker.models", "train"),
+            *(str(tmp_path / "pictures"), "--as", "own/v1", "--epochs", "10"),
+        ],
+        env=environment(settings)
+        | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "own/v1\n"
+    assert "on 2 × cpu" in done.stderr
+    training = ModelStore(settings.models_dir).find("own/v1").info.training
+    assert training is not None
+    assert training.held_out.images == 8
+    assert training.images == 32

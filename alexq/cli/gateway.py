@@ -51,6 +51,9 @@ def create(
         list[Scope] | None,
         typer.Option(help="submit, read or admin (which allows all); by default submit and read."),
     ] = None,
+    as_given: Annotated[
+        bool, typer.Option("--given", help="Take the key in ALEXQ_API_KEY; once, however often this is run.")
+    ] = False,
     as_json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -61,21 +64,28 @@ def create(
     from alexq_schema import keys
     from alexq_schema.db import api_keys
     from alexq_schema.errors import UsageError
+    from alexq_schema.settings import Settings
 
     if not keys.is_tenant(tenant):
         raise UsageError(f"tenant {tenant!r}: give 1 to 64 of letters, digits, . _ -")
     if len(name) > 255:
         raise UsageError(f"--name of {len(name)} characters: give 255 at most")
-    key = keys.new_key()
-    with opened(data_dir) as (database, _), database.begin() as connection:
-        key_id = api_keys.add(
-            connection,
-            tenant=tenant,
-            name=name,
-            scopes=scope or DEFAULT_SCOPES,
-            sha256=keys.hash_of(key),
+    key = Settings.load().api_key if as_given else keys.new_key()
+    if not keys.is_well_formed(key):
+        raise UsageError(
+            "ALEXQ_API_KEY is not an API key: `alexq secrets FOLDER` writes one to alexq_api_key"
         )
-    if as_json:
+    sha256 = keys.hash_of(key)
+    with opened(data_dir) as (database, _), database.begin() as connection:
+        if as_given and (known := api_keys.valid(connection, sha256)):
+            typer.echo(f"key {known.id} of tenant {known.tenant} is there already", err=True)
+            return
+        key_id = api_keys.add(
+            connection, tenant=tenant, name=name, scopes=scope or DEFAULT_SCOPES, sha256=sha256
+        )
+    if as_given:
+        typer.echo(f"key {key_id} of tenant {tenant} is stored", err=True)
+    elif as_json:
         typer.echo(json.dumps({"id": str(key_id), "tenant": tenant, "key": key}))
     else:
         typer.echo(key)

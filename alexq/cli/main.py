@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from alexq.cli import doctor, gateway, jobs, models, stack, webhooks
+from alexq.cli import doctor, gateway, jobs, models, secret_files, stack, webhooks
 from alexq_schema.errors import (
     AlexqError,
     ForbiddenError,
@@ -51,6 +51,7 @@ jobs.register(app)
 gateway.register(app)
 webhooks.register(app)
 models.register(app)
+secret_files.register(app)
 doctor.register(app)
 
 

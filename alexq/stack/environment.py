@@ -34,10 +34,11 @@ _GATEWAY_NEEDS: Final = (
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return this process's environment with every setting written out as ``ALEXQ_…``."""
+    """Return this process's environment with every setting written out as ``ALEXQ_…``, its secrets too."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("ALEXQ_")}
     for name in Settings.model_fields:
-        env[f"ALEXQ_{name.upper()}"] = str(getattr(settings, name))
+        if (value := getattr(settings, name)) is not None:
+            env[f"ALEXQ_{name.upper()}"] = str(value)
     env["PYTHONUNBUFFERED"] = "1"  # a child's lines appear when they are written, not 8 kB later
     return env
 

@@ -72,6 +72,8 @@ def build(settings: Settings) -> Flower:
         raise SettingsError("the dashboard needs ALEXQ_BROKER_URL and ALEXQ_DATABASE_URL")
     options.max_tasks = TASKS_KEPT
     apply_env_options()
+    if settings.monitor_login:
+        options.basic_auth = [settings.monitor_login]
     options.address = settings.monitor_address
     options.port = settings.monitor_port
     options.unix_socket = ""

@@ -33,8 +33,8 @@ def require_protection(address: str, *, has_auth: bool) -> None:
     if not has_auth and not is_loopback(address):
         raise SettingsError(
             f"ALEXQ_MONITOR_ADDRESS={address!r} would show the dashboard, which can stop workers, to other "
-            "machines without a login: set FLOWER_BASIC_AUTH=user:password or FLOWER_AUTH, "
-            "or keep 127.0.0.1"
+            "machines without a login: set ALEXQ_MONITOR_LOGIN=name:password, "
+            "FLOWER_BASIC_AUTH or FLOWER_AUTH, or keep 127.0.0.1"
         )
 
 
@@ -50,7 +50,7 @@ def require_local_name(request: HTTPServerRequest) -> None:
         raise HTTPError(
             403,
             "a dashboard without a login answers only as localhost or 127.0.0.1; "
-            "set FLOWER_BASIC_AUTH or FLOWER_AUTH to reach it by another name",
+            "set ALEXQ_MONITOR_LOGIN or FLOWER_AUTH to reach it by another name",
         )
 
 

@@ -1,5 +1,6 @@
 """Settings: environment variables with the prefix ``ALEXQ_``, read once in each composition root.
 
+A secret may be in a file instead: ``ALEXQ_SECRETS_DIR`` names the folder, each file is named as its variable.
 A running embedded stack (``alexq up``) describes itself in ``stack.json``; commands that are given
 no service addresses of their own find it there.
 """
@@ -12,8 +13,10 @@ from typing import Any, Literal, Self
 
 import platformdirs
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from alexq_schema import secret_files
 from alexq_schema.errors import SettingsError, StackNotRunningError
 from alexq_schema.names import Precision
 
@@ -42,10 +45,17 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=default_data_dir)
     """Where the embedded stack keeps its broker, database, images and models."""
 
+    secrets_dir: Path | None = None
+    """Folder of secrets, one a file, named as its variable: ``alexq_database_password``."""
+
     database_url: str = Field(default="", repr=False)
     """SQLAlchemy URL: ``postgresql+psycopg://…`` or ``sqlite:////path``."""
+    database_password: str = Field(default="", repr=False)
+    """Put into ``database_url`` where that has none."""
     broker_url: str = Field(default="", repr=False)
     """``redis://`` or ``rediss://`` URL of Redis ≥ 7 or Valkey."""
+    broker_password: str = Field(default="", repr=False)
+    """Put into ``broker_url`` where that has none."""
     images_url: str = ""
     """Image store: ``file:///path``; by default the folder ``images`` in the data folder."""
     models_dir: Path = Path()
@@ -94,6 +104,8 @@ class Settings(BaseSettings):
     monitor_address: str = "127.0.0.1"
     monitor_port: int = Field(default=5555, ge=0, le=65535)
     """Port of the Flower dashboard."""
+    monitor_login: str = Field(default="", pattern=r"^([^:,]+:[^:,]+)?$", repr=False)
+    """``name:password`` that the dashboard asks for, instead of ``FLOWER_BASIC_AUTH``."""
     monitor_admin: bool = False
     """The dashboard may act: redrive, cancel, activate, and what Flower does to workers."""
 
@@ -143,6 +155,7 @@ class Settings(BaseSettings):
     def _defaults_in_the_data_folder(cls, values: dict[str, Any]) -> dict[str, Any]:
         data_dir = Path(values.get("data_dir") or default_data_dir()).expanduser().absolute()
         values["data_dir"] = data_dir
+        secret_files.put_passwords(values)
         if not values.get("images_url"):
             values["images_url"] = (data_dir / "images").as_uri()
         if not values.get("models_dir"):
@@ -169,6 +182,26 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _secrets_are_there(self) -> Self:
+        if self.secrets_dir is not None:
+            urls = {"database": self.database_url, "broker": self.broker_url}
+            secret_files.require_passwords(urls, self.model_fields_set, self.secrets_dir)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from; what an earlier one gives counts."""
+        files = secret_files.source(settings_cls)
+        return (init_settings, env_settings, *([] if files is None else [files]))
+
     @property
     def webhooks_health_file(self) -> Path:
         """Rewritten by a webhook worker whenever it looks for work."""
@@ -179,18 +212,24 @@ class Settings(BaseSettings):
         """Return the settings from the environment and ``overrides``.
 
         Raises:
-            SettingsError: a value is malformed; names the variable and the value.
+            SettingsError: a value is malformed, a secret is missing or cannot be read; names the variable.
         """
         try:
             return cls(**overrides)
         except ValidationError as error:
             problems = "; ".join(
-                f"ALEXQ_{'_'.join(map(str, p['loc'])).upper()}={p.get('input')!r}: {p['msg']}"
+                f"ALEXQ_{'_'.join(map(str, p['loc'])).upper()}{cls._shown(p)}: {p['msg']}"
                 if p["loc"]
                 else p["msg"].removeprefix("Value error, ")
                 for p in error.errors()
             )
             raise SettingsError(f"settings refused: {problems}") from error
+
+    @classmethod
+    def _shown(cls, problem: ErrorDetails) -> str:
+        """Return the value that was refused, unless it is a secret."""
+        field = cls.model_fields.get(str(problem["loc"][0]))
+        return "" if field is None or not field.repr else f"={problem.get('input')!r}"
 
     @classmethod
     def connected(cls, **overrides: Any) -> Self:

@@ -156,3 +156,20 @@ def test_without_keys_it_refuses_to_listen_elsewhere(settings: Settings) -> None
 
     assert refused.returncode == 2
     assert "alexq keys create" in refused.stderr
+
+
+def test_a_key_that_is_given_is_stored_once(settings: Settings, database: Database) -> None:
+    given = settings.model_copy(update={"api_key": keys.new_key()})
+
+    for _ in range(2):
+        done = alexq(given, "keys", "create", "acme", "--given")
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert given.api_key not in done.stderr
+
+    with database.read() as connection:
+        [stored] = connection.scalars(select(ApiKey.key_sha256)).all()
+    assert stored == keys.hash_of(given.api_key)
+    mistyped = given.model_copy(update={"api_key": given.api_key[:-1]})
+    refused = alexq(mistyped, "keys", "create", "acme", "--given")
+    assert refused.returncode == 2
+    assert "ALEXQ_API_KEY" in refused.stderr

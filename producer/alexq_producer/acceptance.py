@@ -66,6 +66,7 @@ class Acceptance:
         Raises:
             ImageStoreError, DatabaseUnavailableError: nothing was accepted.
         """
+        staging.prepare()  # an upload of its own, where there is one, holds nobody else up
         return self._accept_together(_Request(submission, staging, claim))
 
     def _accept(self, requests: Sequence[_Request]) -> list[bool]:

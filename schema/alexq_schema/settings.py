@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     broker_url: str = Field(default="", repr=False)
     """``redis://`` or ``rediss://`` URL of Redis ≥ 7 or Valkey."""
     images_url: str = ""
-    """Image store: ``file:///path``; by default the folder ``images`` in the data folder."""
+    """Image store: ``file:///path`` or ``s3://bucket/prefix``; by default ``images`` in the data folder."""
     models_dir: Path = Path()
     """Folder of model versions, ``<name>/<version>``; by default ``models`` in the data folder."""
 

@@ -7,7 +7,18 @@ import sys
 
 import alexq
 
-BLOCKED = ("torch", "torchvision", "fastapi", "uvicorn", "flower", "PIL", "numpy", "safetensors", "structlog")
+BLOCKED = (
+    "torch",
+    "torchvision",
+    "fastapi",
+    "uvicorn",
+    "flower",
+    "PIL",
+    "numpy",
+    "safetensors",
+    "structlog",
+    "obstore",
+)
 
 IMPORT_WITH_THE_EXTRAS_BLOCKED = f"""
 import sys, time

@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=64, ge=1, le=4096)
     """Images in one forward pass, at most."""
     decode_threads: int = Field(default_factory=usable_cores, ge=1, le=256)
+    fetch_threads: int = Field(default=32, ge=1, le=1024)
+    """Images read at once ahead of decoding, where the image store is remote."""
 
     max_image_bytes: int = Field(default=20 * 2**20, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)

@@ -6,15 +6,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from alexq_producer import Producer
 from alexq_schema.errors import ImageNotFoundError, ImageStoreError, SettingsError
 from alexq_schema.images import ABANDONED_AFTER_S, ImageStore, locks, open_image_store
 from alexq_schema.images.locks import STALE_AFTER_S, Lock
 from alexq_schema.images.objects import ObjectImageStore
+from alexq_schema.job import JobState
+from alexq_schema.settings import Settings
 from tests.helpers.outside import response, serving
+from tests.helpers.photos import encode, photo_crops
+from tests.helpers.processes import WorkerProcess
 from tests.helpers.s3 import CREDENTIALS, S3Server
 
 JPEG = b"\xff\xd8\xff" + b"x" * 100
@@ -166,3 +171,22 @@ open_image_store("s3://bucket/folder")
 def test_an_image_that_is_not_there_is_told_from_a_store_that_is_not(s3: S3Server) -> None:
     with pytest.raises(ImageNotFoundError):
         open_image_store(f"s3://{s3.bucket()}").get(KEY)
+
+
+def test_a_worker_reads_many_images_at_once_from_a_slow_store_with_two_decode_threads(
+    s3: S3Server, settings: Settings, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    settings = settings.model_copy(update={"images_url": f"s3://{s3.bucket()}/images"})
+    s3.hold(16)  # nothing is answered before so many ask
+    with Producer(settings) as producer:
+        submitted = producer.submit([photo(number) for number in range(48)])
+        assert s3.seen()["PUT"] == 48
+        start_worker(images_url=settings.images_url, decode_threads=2, fetch_threads=16)
+        jobs = submitted.wait(120)
+
+    assert {(job.state, job.attempt) for job in jobs} == {(JobState.SUCCEEDED, 1)}
+    assert s3.seen() == {"PUT": 48, "GET": 48, "reads_at_once": 16}
+
+
+def photo(number: int) -> bytes:
+    return encode(photo_crops(1)[0].resize((300 + number, 300)), "JPEG")

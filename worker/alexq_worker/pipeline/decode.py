@@ -1,15 +1,15 @@
-"""Second stage: a thread per core loads and decodes into the open batch (Pillow releases the GIL)."""
+"""A thread per core decodes into the open batch (Pillow releases the GIL); loads what was not read ahead."""
 
 from __future__ import annotations
 
 import logging
 import queue
-from contextlib import suppress
+from collections.abc import Callable
 
 from alexq_schema.errors import AlexqError, FailedError, ImageError, ImageLostError, ImageNotFoundError
 from alexq_schema.work import Claim, Errored, Failed, Late, Outcome
 from alexq_worker.pipeline.assembly import Assembly
-from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue
+from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue, take_all
 from alexq_worker.pipeline.policy import BatchPolicy
 from alexq_worker.pipeline.ports import Decoder, ImageLoader, JobTable, Picture
 
@@ -29,7 +29,13 @@ class DecodeStage:
         assembly: Assembly[Item],
         finished: queue.Queue[Forwarded | Ended | None],
         policy: BatchPolicy,
+        given_back: Callable[[int], None],
     ) -> None:
+        """Prepare.
+
+        Args:
+            given_back: called with an image's bytes, when one that was read ahead is begun.
+        """
         self._flow = flow
         self._table = table
         self._images = images
@@ -38,18 +44,22 @@ class DecodeStage:
         self._assembly = assembly
         self._finished = finished
         self._policy = policy
+        self._given_back = given_back
 
     def run(self) -> None:
         """Decode until told to end; once draining began, release what is not decoded."""
         while (item := self._items.get()[1]) is not None:
             if self._flow.draining.is_set():
-                self._flow.release(self._table, [item, *self._waiting()])
+                self._flow.release(self._table, [item, *take_all(self._items)])
                 continue
+            fetched, item.fetched = item.fetched, None
+            if fetched is not None:
+                self._given_back(item.claim.image_bytes)
             if self._ends_late(item, is_decoded=False):
                 continue
             started = self._flow.clock()
             with self._flow.step(f"decoding image {item.claim.image_key} of job {item.claim.job_id}"):
-                picture = load_picture(self._images, self._decoder, item.claim.image_key)
+                picture = self._picture(item.claim.image_key, fetched)
             item.decoded_at = self._flow.clock()
             item.decode_s = item.decoded_at - started
             self._policy.observe_decode(item.decode_s)
@@ -57,6 +67,11 @@ class DecodeStage:
                 self._finished.put(Ended(item, outcome_of(item.claim, picture)))
             elif not self._ends_late(item, is_decoded=True):
                 self._assembly.add(item, picture)
+
+    def _picture(self, image_key: str, fetched: bytes | AlexqError | None) -> Picture | AlexqError:
+        if fetched is None:
+            return load_picture(self._images, self._decoder, image_key)
+        return fetched if isinstance(fetched, AlexqError) else decoded(self._decoder, fetched, image_key)
 
     def _ends_late(self, item: Item, *, is_decoded: bool) -> bool:
         """End an item that cannot be done by its deadline any more; return whether it was one."""
@@ -66,26 +81,30 @@ class DecodeStage:
         self._finished.put(Ended(item, Late(item.claim)))
         return True
 
-    def _waiting(self) -> list[Item]:
-        found: list[Item] = []
-        with suppress(queue.Empty):
-            while True:
-                place, item = self._items.get_nowait()
-                if item is None:  # another thread's end
-                    self._items.put((place, None))
-                    return found
-                found.append(item)
-        return found
-
 
 def load_picture(images: ImageLoader, decoder: Decoder, image_key: str) -> Picture | AlexqError:
     """Return the picture of a stored image, or why there is none; raises nothing."""
+    data = load(images, image_key)
+    return data if isinstance(data, AlexqError) else decoded(decoder, data, image_key)
+
+
+def load(images: ImageLoader, image_key: str) -> bytes | AlexqError:
+    """Return a stored image, or why there is none; raises nothing."""
     try:
-        data = images.get(image_key)
+        return images.get(image_key)
     except ImageNotFoundError as error:
         return ImageLostError(f"the store lost an accepted image: {error}")
     except AlexqError as error:
         return error
+    except MemoryError:
+        return FailedError(f"reading image {image_key} took more memory than there is")
+    except Exception as error:
+        log.exception("reading image %s failed in a way that has no name", image_key)
+        return FailedError(f"reading failed: {type(error).__name__}: {error}")
+
+
+def decoded(decoder: Decoder, data: bytes, image_key: str) -> Picture | AlexqError:
+    """Return the picture in ``data``, or why there is none; raises nothing."""
     try:
         return decoder.decode(data)
     except ImageError as error:

@@ -28,6 +28,7 @@ from tests.helpers.eventually import eventually
 from tests.helpers.gateway import GatewayProcess, running_gateway
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import WorkerProcess
+from tests.helpers.s3 import S3Server
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +83,22 @@ def client(broker_url: str) -> Iterator[redis.Redis]:
     """A client of ``broker_url``."""
     with redis.Redis.from_url(broker_url) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server of this test session."""
+    server = S3Server(tmp_path_factory.mktemp("s3") / "log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The session's S3 server, to which the environment leads."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
 
 
 @pytest.fixture(scope="session")

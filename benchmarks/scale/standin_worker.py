@@ -189,6 +189,8 @@ class StandinStaging:
 class StandinImages:
     """An image store that has every image: the same bytes."""
 
+    is_remote = False
+
     def __init__(self, _url: str) -> None:
         self._data = bytes(64)
 

@@ -67,6 +67,7 @@ class Acceptance:
         Raises:
             ImageStoreError, DatabaseUnavailableError: nothing was accepted.
         """
+        staging.prepare()  # an upload of its own, where there is one, holds nobody else up
         told: tracing.Attributes = {
             **tracing.SEND,
             "messaging.destination.name": submission.lane.queue,

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     broker_password: str = Field(default="", repr=False)
     """Put into ``broker_url`` where that has none."""
     images_url: str = ""
-    """Image store: ``file:///path``; by default the folder ``images`` in the data folder."""
+    """Image store: ``file:///path`` or ``s3://bucket/prefix``; by default ``images`` in the data folder."""
     models_dir: Path = Path()
     """Folder of model versions, ``<name>/<version>``; by default ``models`` in the data folder."""
 
@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=64, ge=1, le=4096)
     """Images in one forward pass, at most."""
     decode_threads: int = Field(default_factory=usable_cores, ge=1, le=256)
+    fetch_threads: int = Field(default=32, ge=1, le=1024)
+    """Images read at once ahead of decoding, where the image store is remote."""
 
     max_image_bytes: int = Field(default=20 * 2**20, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)

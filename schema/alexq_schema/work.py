@@ -27,6 +27,8 @@ class Claim:
     """Processes that died while they held this job; any makes it a suspect, to be run alone."""
     waited_s: float = 0.0
     """Seconds from its acceptance to the claim, by the database's clock."""
+    image_bytes: int = 0
+    """Size of its image."""
     left_s: float | None = None
     """Seconds from the claim to its deadline, by the database's clock; None: it has none."""
     traceparent: str | None = None

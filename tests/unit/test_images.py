@@ -105,7 +105,7 @@ def test_a_refused_image_is_named(data: bytes, error: type[Exception]) -> None:
         check_image(data, "holiday.jpg", max_bytes=150)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", "file://relative", "/no/scheme", ""])
+@pytest.mark.parametrize("url", ["ftp://host/x", "s3://", "file://relative", "/no/scheme", ""])
 def test_a_store_of_unknown_kind_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="ALEXQ_IMAGES_URL"):
         open_image_store(url)

@@ -15,6 +15,7 @@ BLOCKED = (
     "flower",
     "PIL",
     "numpy",
+    "obstore",
     "opentelemetry",
     "safetensors",
     "structlog",

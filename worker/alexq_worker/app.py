@@ -106,6 +106,7 @@ class Process:
             isolation=isolation,
             max_batch=settings.max_batch,
             decode_threads=settings.decode_threads,
+            fetch_threads=settings.fetch_threads,
             on_committed=reporting.committed,
             on_room=intake.wake,
             on_fatal=self._broke,

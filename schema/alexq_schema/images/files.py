@@ -16,27 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
-from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from alexq_schema.errors import ImageLostError, ImageNotFoundError, ImageStoreError, SettingsError
-from alexq_schema.images.store import ABANDONED_AFTER_S, ImageStore, Staging
-
-
-def open_image_store(url: str) -> ImageStore:
-    """Return the store at ``url``: ``file:///folder``.
-
-    Raises:
-        SettingsError: another scheme, or a relative path.
-    """
-    parts = urlsplit(url)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise SettingsError(f"ALEXQ_IMAGES_URL={url!r}: alexq knows file:///absolute/folder")
-    return FileImageStore(Path(unquote(parts.path)))
+from alexq_schema.errors import ImageLostError, ImageNotFoundError, ImageStoreError
+from alexq_schema.images.store import ABANDONED_AFTER_S, Staging
 
 
 class FileImageStore:
     """Images as files below ``root``; made on first use."""
+
+    is_remote = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -73,6 +62,11 @@ class FileImageStore:
         if hashlib.sha256(data).hexdigest() != key:
             raise ImageLostError(f"{path} is damaged: its bytes do not hash to its name")
         return data
+
+    def check(self) -> None:
+        """Write a draft and drop it."""
+        with self.staging() as staging:
+            staging.add(b"alexq doctor")
 
     def discard_unneeded(self, part: int, needed: Callable[[Sequence[str]], set[str]]) -> int:
         """Delete the images of one part that no job needs (see :class:`ImageStore`)."""
@@ -183,6 +177,9 @@ class FileStaging:
                 os.unlink(draft)
             raise
         return draft
+
+    def prepare(self) -> None:
+        """Return: the drafts are written, and all that is left is one rename each and one sync for all."""
 
     def publish(self) -> None:
         """Publish this staging alone: see :meth:`FileImageStore.publish`."""

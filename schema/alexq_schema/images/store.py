@@ -30,6 +30,16 @@ class Staging(Protocol):
     def add_file(self, file: BinaryIO) -> str:
         """Take in the image that ``file``, which must be seekable, holds from its start; as :meth:`add`."""
 
+    def prepare(self) -> None:
+        """Do ahead what publishing takes of this staging alone; it may be called twice, or not at all.
+
+        Who publishes many stagings together calls it on each before, in its own thread: then nobody waits
+        for another's upload. What was prepared may be readable under its key already.
+
+        Raises:
+            ImageStoreError: the store is full or does not answer.
+        """
+
     def publish(self) -> None:
         """Publish this staging alone: see :meth:`ImageStore.publish`."""
 
@@ -41,7 +51,11 @@ class Staging(Protocol):
 
 
 class ImageStore(Protocol):
-    """Where images lie between submission and decoding."""
+    """Where images lie between submission and decoding. Any number of threads may use one."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading an image waits for a network: then many should be read at once, ahead of need."""
 
     def staging(self) -> Staging:
         """Return a new, empty staging."""
@@ -61,6 +75,9 @@ class ImageStore(Protocol):
             ImageLostError: the stored bytes are damaged.
             ImageStoreError: the store does not answer.
         """
+
+    def check(self) -> None:
+        """Raise ImageStoreError, which says what to do, unless images can be written; nothing stays."""
 
     def discard_unneeded(self, part: int, needed: Callable[[Sequence[str]], set[str]]) -> int:
         """Delete the images of one part that no job needs, and drafts left by processes that died.

@@ -25,7 +25,7 @@ from alexq_schema.names import Lane
 from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
-from alexq_worker.pipeline.ports import Pixels, Version
+from alexq_worker.pipeline.ports import ImageLoader, Pixels, Version
 from alexq_worker.pipeline.residents import Resident, Residents
 from alexq_worker.pipeline.ticket import Summary
 from tests.helpers.eventually import eventually
@@ -51,6 +51,7 @@ class MemoryTable:
         self.released: list[UUID] = []
         self.calls: list[str] = []
         self.outages = 0
+        self.image_bytes = 0
 
     def queue(self, count: int, image: str = "7", crashes: int = 0) -> list[UUID]:
         job_ids = [new_id() for _ in range(count)]
@@ -70,6 +71,7 @@ class MemoryTable:
                 source="source",
                 image_key=self.queued.pop(job_id),
                 crashes=self.crashes.get(job_id, 0),
+                image_bytes=self.image_bytes,
                 left_s=self.left_s.get(job_id),
             )
             for job_id in taken
@@ -95,6 +97,9 @@ class MemoryTable:
 
 class Images:
     """The key is the image: a grey value, or the name of what is wrong."""
+
+    def __init__(self, *, is_remote: bool = False) -> None:
+        self.is_remote = is_remote
 
     def get(self, key: str) -> bytes:
         if key == "lost":
@@ -210,7 +215,7 @@ class Child:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, images: ImageLoader | None = None) -> None:
         self.table = MemoryTable()
         self.decoder = GreyDecoder()
         self.engine = GreyEngine()
@@ -221,11 +226,12 @@ class Rig:
         self.fatal: list[Exception] = []
         self.pipeline = Pipeline(
             table=self.table,
-            images=Images(),
+            images=images or Images(),
             residents=self.residents,
             isolation=self.isolation,
             max_batch=MAX_BATCH,
             decode_threads=2,
+            fetch_threads=4,
             on_committed=self.reports.append,
             on_room=self.room.set,
             on_fatal=self.fatal.append,
@@ -249,9 +255,9 @@ class Rig:
         return self.pipeline.submit(job_ids, lane)
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
+@pytest.fixture(params=["local", "remote"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    rig = Rig(Images(is_remote=request.param == "remote"))
     rig.pipeline.start()
     yield rig
     rig.decoder.may_go.set()

@@ -1,15 +1,15 @@
-"""Second stage: a thread per core loads and decodes into the open batch (Pillow releases the GIL)."""
+"""A thread per core decodes into the open batch (Pillow releases the GIL); loads what was not read ahead."""
 
 from __future__ import annotations
 
 import logging
 import queue
-from contextlib import suppress
+from collections.abc import Callable
 
 from alexq_schema.errors import AlexqError, FailedError, ImageError, ImageLostError, ImageNotFoundError
 from alexq_schema.work import Claim, Errored, Failed, Late, Outcome
 from alexq_worker.pipeline.assembly import Assembly
-from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue
+from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue, take_all
 from alexq_worker.pipeline.policy import BatchPolicy
 from alexq_worker.pipeline.ports import Decoder, ImageLoader, JobTable, Picture
 from alexq_worker.pipeline.residents import Resident, Residents
@@ -29,7 +29,13 @@ class DecodeStage:
         items: ItemQueue,
         assembly: Assembly[Item],
         finished: queue.Queue[Forwarded | Ended | None],
+        given_back: Callable[[int], None],
     ) -> None:
+        """Prepare.
+
+        Args:
+            given_back: called with an image's bytes, when one that was read ahead is begun.
+        """
         self._flow = flow
         self._table = table
         self._images = images
@@ -37,12 +43,13 @@ class DecodeStage:
         self._items = items
         self._assembly = assembly
         self._finished = finished
+        self._given_back = given_back
 
     def run(self) -> None:
         """Decode until told to end; once draining began, release what is not decoded."""
         while (item := self._items.get()[1]) is not None:
             if self._flow.draining.is_set():
-                self._flow.release(self._table, [item, *self._waiting()])
+                self._flow.release(self._table, [item, *take_all(self._items)])
                 continue
             resident = self._residents.take()
             if not self._added(item, resident):
@@ -50,11 +57,14 @@ class DecodeStage:
 
     def _added(self, item: Item, resident: Resident) -> bool:
         """Bring an item's picture into a batch of this version, or end it; return whether it has one."""
+        fetched, item.fetched = item.fetched, None
+        if fetched is not None:
+            self._given_back(item.claim.image_bytes)
         if self._ends_late(item, resident.policy, is_decoded=False):
             return False
         started = self._flow.clock()
         with self._flow.step(f"decoding image {item.claim.image_key} of job {item.claim.job_id}"):
-            picture = load_picture(self._images, resident.decoder, item.claim.image_key)
+            picture = self._picture(resident.decoder, item.claim.image_key, fetched)
         item.decoded_at = self._flow.clock()
         item.decode_s = item.decoded_at - started
         resident.policy.observe_decode(item.decode_s)
@@ -66,6 +76,13 @@ class DecodeStage:
         self._assembly.add(item, picture, resident)
         return True
 
+    def _picture(
+        self, decoder: Decoder, image_key: str, fetched: bytes | AlexqError | None
+    ) -> Picture | AlexqError:
+        if fetched is None:
+            return load_picture(self._images, decoder, image_key)
+        return fetched if isinstance(fetched, AlexqError) else decoded(decoder, fetched, image_key)
+
     def _ends_late(self, item: Item, policy: BatchPolicy, *, is_decoded: bool) -> bool:
         """End an item that cannot be done by its deadline any more; return whether it was one."""
         left_s = None if item.expires_at is None else item.expires_at - self._flow.clock()
@@ -74,26 +91,30 @@ class DecodeStage:
         self._finished.put(Ended(item, Late(item.claim)))
         return True
 
-    def _waiting(self) -> list[Item]:
-        found: list[Item] = []
-        with suppress(queue.Empty):
-            while True:
-                place, item = self._items.get_nowait()
-                if item is None:  # another thread's end
-                    self._items.put((place, None))
-                    return found
-                found.append(item)
-        return found
-
 
 def load_picture(images: ImageLoader, decoder: Decoder, image_key: str) -> Picture | AlexqError:
     """Return the picture of a stored image, or why there is none; raises nothing."""
+    data = load(images, image_key)
+    return data if isinstance(data, AlexqError) else decoded(decoder, data, image_key)
+
+
+def load(images: ImageLoader, image_key: str) -> bytes | AlexqError:
+    """Return a stored image, or why there is none; raises nothing."""
     try:
-        data = images.get(image_key)
+        return images.get(image_key)
     except ImageNotFoundError as error:
         return ImageLostError(f"the store lost an accepted image: {error}")
     except AlexqError as error:
         return error
+    except MemoryError:
+        return FailedError(f"reading image {image_key} took more memory than there is")
+    except Exception as error:
+        log.exception("reading image %s failed in a way that has no name", image_key)
+        return FailedError(f"reading failed: {type(error).__name__}: {error}")
+
+
+def decoded(decoder: Decoder, data: bytes, image_key: str) -> Picture | AlexqError:
+    """Return the picture in ``data``, or why there is none; raises nothing."""
     try:
         return decoder.decode(data)
     except ImageError as error:

@@ -9,12 +9,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
-from alexq_schema.errors import DatabaseFullError, UnavailableError
+from alexq_schema.errors import AlexqError, DatabaseFullError, UnavailableError
 from alexq_schema.names import Lane
 from alexq_schema.work import Claim, Outcome
 from alexq_worker.pipeline.policy import Rank
@@ -43,12 +43,27 @@ class Item:
     """Its deadline by this process's clock, if it has one."""
     claimed_at: float = 0.0
     """By this process's clock, as the next."""
+    fetched: bytes | AlexqError | None = None
+    """Its image, read ahead, or why it could not be; None: the decoder reads it."""
     decoded_at: float = 0.0
     decode_s: float = 0.0
 
 
 ItemQueue = queue.PriorityQueue[tuple[Rank, Item | None]]
 """Claimed items in the order of their rank; None ends one reader and ranks last."""
+
+
+def take_all(items: ItemQueue) -> list[Item]:
+    """Return what waits in a queue, in the order of rank; its readers' ends stay."""
+    found: list[Item] = []
+    with suppress(queue.Empty):
+        while True:
+            place, item = items.get_nowait()
+            if item is None:
+                items.put((place, None))
+                return found
+            found.append(item)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +199,7 @@ class Flow:
                     with self.waiting():
                         return call()
                 except UnavailableError as error:
-                    self._warn(what, error)
+                    self.warn(what, error)
                     # An outage is waited out. A full disk may be this host's own: its supervisor must know.
                     if isinstance(error, DatabaseFullError) and not is_stuck:
                         is_stuck = True
@@ -207,7 +222,8 @@ class Flow:
                 self._waits -= 1
                 self._progress_at = self.clock()
 
-    def _warn(self, what: str, error: UnavailableError) -> None:
+    def warn(self, what: str, error: UnavailableError) -> None:
+        """Log that ``what`` waits for the end of an outage, unless that was said a moment ago."""
         with self.lock:
             is_due = self.clock() - self._warned_at >= WARN_EVERY_S
             if is_due:

@@ -1,5 +1,7 @@
 """The pipeline: one claimer, a decode thread per core, one engine thread, one isolator, one committer.
 
+Where images come over a network, threads that read them (FetchStage) stand between claimer and decoders.
+
     submit ─▶ Claimer ─▶ items ─▶ DecodeStage ─▶ Assembly ─▶ ForwardStage ─▶ finished ─▶ CommitStage
              1 UPDATE │           a thread/core   2 buffers    the device                1 transaction
                       └─▶ suspects ─▶ IsolateStage (a child process, one at a time) ──▶ finished
@@ -24,6 +26,7 @@ from alexq_worker.pipeline.assembly import Assembly
 from alexq_worker.pipeline.claim import Claimer
 from alexq_worker.pipeline.commit import CommitStage, OnCommitted
 from alexq_worker.pipeline.decode import DecodeStage
+from alexq_worker.pipeline.fetch import AHEAD_BYTES, ByteBudget, FetchStage
 from alexq_worker.pipeline.flow import Answer, Ended, Flow, Forwarded, Item, ItemQueue
 from alexq_worker.pipeline.forward import ForwardStage
 from alexq_worker.pipeline.isolate import IsolateStage
@@ -48,6 +51,7 @@ class Pipeline:
         isolation: Isolation,
         max_batch: int,
         decode_threads: int,
+        fetch_threads: int,
         on_committed: OnCommitted,
         on_room: Callable[[], None],
         on_fatal: Callable[[Exception], None],
@@ -57,6 +61,7 @@ class Pipeline:
 
         Args:
             residents: the model versions that serve; others may be switched to at any time.
+            fetch_threads: images read at once, where the store is remote.
             on_committed: called after each commit and before its tasks resolve.
             on_room: called, from any thread, when a lane has more ``room``.
             on_fatal: called when a stage broke; must end the process.
@@ -69,9 +74,17 @@ class Pipeline:
         self._suspects: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._items: ItemQueue = queue.PriorityQueue()  # bounded by the capacities of the lanes
         finished: queue.Queue[Forwarded | Ended | None] = queue.Queue(self._flow.capacity)
-        decode = DecodeStage(self._flow, table, images, residents, self._items, self._assembly, finished)
+        self._claimed: ItemQueue = queue.PriorityQueue() if images.is_remote else self._items
+        budget = ByteBudget(AHEAD_BYTES)
+        fetch = FetchStage(self._flow, table, images, self._claimed, self._items, budget)
+        self._fetchers = [
+            self._thread(f"alexq-fetch-{n}", fetch.run) for n in range(fetch_threads * images.is_remote)
+        ]
+        decode = DecodeStage(
+            self._flow, table, images, residents, self._items, self._assembly, finished, budget.give
+        )
         self._claimer = self._thread(
-            "alexq-claim", Claimer(self._flow, table, self._tickets, self._items, self._suspects).run
+            "alexq-claim", Claimer(self._flow, table, self._tickets, self._claimed, self._suspects).run
         )
         self._decoders = [self._thread(f"alexq-decode-{n}", decode.run) for n in range(decode_threads)]
         self._isolator = self._thread(
@@ -102,6 +115,7 @@ class Pipeline:
                 self._committer,
                 self._device,
                 *self._decoders,
+                *self._fetchers,
                 self._isolator,
                 self._claimer,
                 self._stopper,
@@ -183,10 +197,11 @@ class Pipeline:
         self._claimer.join()
         self._isolation.stop()
         self._suspects.put(None)
-        for number, _ in enumerate(self._decoders):
-            self._items.put((Rank(LAST, number), None))
-        for thread in self._decoders:
-            thread.join()
+        for threads, waiting in ((self._fetchers, self._claimed), (self._decoders, self._items)):
+            for number, _ in enumerate(threads):
+                waiting.put((Rank(LAST, number), None))
+            for thread in threads:
+                thread.join()
         self._isolator.join()
         self._assembly.close()
         self._device.join()

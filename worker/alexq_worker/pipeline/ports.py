@@ -53,6 +53,10 @@ class Committed(Protocol):
 class ImageLoader(Protocol):
     """Reads images; see :class:`alexq_schema.images.ImageStore`."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading waits for a network."""
+
     def get(self, key: str) -> bytes:
         """Return the encoded image."""
 

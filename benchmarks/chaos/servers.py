@@ -146,8 +146,14 @@ class PostgreSQL:
     """One server with a copy of the template cluster."""
 
     def __init__(
-        self, processes: Processes, binaries: PostgresBinaries, template: Path, folder: Path
+        self,
+        processes: Processes,
+        binaries: PostgresBinaries,
+        template: Path,
+        folder: Path,
+        address: str = "127.0.0.1",
     ) -> None:
+        """Prepare one that listens on ``address``."""
         self._processes = processes
         self._binaries = binaries
         self.data = folder / "data"
@@ -155,10 +161,11 @@ class PostgreSQL:
         shutil.copytree(template, self.data)
         self.data.chmod(0o700)
         binaries.own(self.data)
+        self._address = address
         self._port = free_port("127.0.0.1")
         self._process: subprocess.Popen[bytes] | None = None
         self.log = folder / "server.log"
-        self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/postgres"
+        self.url = f"postgresql+psycopg://postgres@{address}:{self._port}/postgres"
         self._admin = sqlalchemy.create_engine(
             self.url,
             isolation_level="AUTOCOMMIT",
@@ -169,7 +176,11 @@ class PostgreSQL:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         argv = [str(self._binaries.folder / "postgres"), "-D", str(self.data), "-p", str(self._port)]
-        for option in ("listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"):
+        for option in (
+            f"listen_addresses={self._address}",
+            "unix_socket_directories=",
+            "max_connections=200",
+        ):
             argv += ["-c", option]
         deadline = time.monotonic() + READY_S
         while True:

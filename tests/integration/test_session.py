@@ -68,3 +68,27 @@ def test_a_connection_that_was_lost_in_use_is_an_outage_once(
     with lost.begin() as connection:
         assert connection.execute(text("SELECT 1")).scalar() == 1
     lost.close()
+
+
+def test_a_transaction_whose_client_does_not_go_on_is_given_up_with_its_locks(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a host that was cut off: nobody else would get the lock."""
+    monkeypatch.setattr(session, "IDLE_IN_TRANSACTION_S", 0.2)
+    silent, other = Database(postgres_url), Database(postgres_url)
+
+    with pytest.raises(DatabaseUnavailableError):
+        be_overtaken(silent, other)
+
+    with silent.begin() as connection:
+        assert connection.execute(select(Sweeper.queue_epoch)).scalar_one() == "of the other"
+    silent.close()
+    other.close()
+
+
+def be_overtaken(silent: Database, other: Database) -> None:
+    with silent.begin() as lock:
+        lock.execute(update(Sweeper).values(queue_epoch="of the silent one"))
+        with other.begin() as connection:
+            connection.execute(update(Sweeper).values(queue_epoch="of the other"))
+        lock.execute(update(Sweeper).values(queue_epoch="of the silent one again"))

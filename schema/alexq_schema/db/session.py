@@ -25,6 +25,12 @@ SQLITE_BUSY_TIMEOUT_S = 30
 """How long a statement waits for another process's write transaction."""
 PING_AFTER_S = 1.0
 """Idle time after which a connection to PostgreSQL is asked whether it still is one before it is used."""
+IDLE_IN_TRANSACTION_S = 10.0
+"""Pause between two statements of a transaction at which PostgreSQL gives it up, and its locks with it.
+
+No transaction of ours pauses. One whose host was cut off or stopped does, and its locks would hold up
+everyone else for as long as the server does not notice: two hours, by Linux's defaults.
+"""
 
 _POSTGRESQL_CONNECTION = {
     "connect_timeout": CONNECT_TIMEOUT_S,
@@ -58,12 +64,20 @@ def create_engine(database_url: str) -> Engine:
                 connect_args=_POSTGRESQL_CONNECTION,
                 json_deserializer=from_json,
             )
+            event.listen(engine, "connect", _give_up_idle_transactions)
             event.listen(engine, "checkin", _note_use)
             event.listen(engine, "checkout", partial(_ping_if_idle, engine.dialect))
             return engine
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise SettingsError(f"ALEXQ_DATABASE_URL is not a database URL: {error}") from error
     raise SettingsError(f"ALEXQ_DATABASE_URL names {backend!r}; alexq knows sqlite and postgresql")
+
+
+def _give_up_idle_transactions(connection: Any, _record: object) -> None:
+    # A statement, not a parameter of the connection, which PgBouncer would refuse.
+    connection.autocommit = True
+    connection.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_IN_TRANSACTION_S * 1000)}")
+    connection.autocommit = False
 
 
 def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:

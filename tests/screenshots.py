@@ -80,6 +80,7 @@ def _take_of_the_dashboard(folder: Path) -> None:
         broker_url=broker.url,
         database_url=f"sqlite:///{folder / 'alexq.db'}",
         monitor_admin=True,
+        heartbeat_s=150.0,
         silent_after_s=300.0,  # rows show no progress; one shows none for 400 s
     )
     migrations.upgrade(settings.database_url)

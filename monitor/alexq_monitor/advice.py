@@ -50,6 +50,8 @@ class Situation:
     """Workers that ended because they could not get on, and why."""
     last_seen_s: float | None = None
     """Since any worker showed itself; None: none ever did."""
+    is_quiet: bool = False
+    """That is longer than workers leave between two signs, if not yet long enough to call them gone."""
     untrained: tuple[str, ...] = ()
     """Models whose labels mean nothing, which workers serve now."""
     dead: int = 0
@@ -107,8 +109,8 @@ def _services(now: Situation) -> Iterator[Advice]:
         yield Advice(
             Severity.BAD,
             f"The database cannot be read: {now.database_error}.",
-            "Nothing that was accepted is lost; nothing more is accepted until it answers. Start it, or "
-            "check ALEXQ_DATABASE_URL with `alexq doctor`. This page goes on by itself.",
+            "What was accepted is in it; nothing more is accepted until it answers. Start it, or check "
+            "ALEXQ_DATABASE_URL with `alexq doctor`. This page goes on by itself.",
         )
     if now.broker_error is not None:
         yield Advice(
@@ -134,6 +136,13 @@ def _workers(now: Situation) -> Iterator[Advice]:
             f"{since}{and_jobs}.",
             "Start one with `alexq worker --device auto`, with the same ALEXQ_DATABASE_URL and "
             "ALEXQ_BROKER_URL as here.",
+        )
+    elif now.is_quiet:
+        yield Advice(
+            Severity.WARNING,
+            f"No worker has shown itself for {duration(now.last_seen_s)}.",
+            "While they live they do every few seconds: look at their hosts, and whether those reach the "
+            "database.",
         )
     if now.silent:
         yield Advice(

@@ -23,8 +23,10 @@ from alexq_schema.db.dashboard import Dead, WorkerState
 from alexq_schema.errors import AlexqError
 from alexq_schema.names import Lane
 
-KEEP_S: Final = 2.0
+KEEP_S: Final = 1.0
 """How long one look serves all who ask."""
+MISSED_BEATS: Final = 2.5
+"""Heartbeats without any worker's sign after which that is said; fewer may be chance."""
 SEEN_WITHIN_S: Final = 3_600.0
 """Workers that were last seen longer ago are not shown."""
 SPANS: Final = (("Last hour", 1, 60), ("Last day", 15, 96), ("Last week", 120, 84))
@@ -66,6 +68,8 @@ class View:
     """None: at this rate, never."""
     mean_batch: float | None = None
     """Images in a forward pass, in the last hour."""
+    mean_fill: float | None = None
+    """How full that is, of what the workers alive take at once: 0 … 1."""
     hour: Counts = field(default_factory=Counts)
     dead: int = 0
     alive: list[WorkerState] = field(default_factory=list)
@@ -81,6 +85,7 @@ class Overview:
     def __init__(self, sources: Sources, history: History) -> None:
         self._sources, self._history = sources, history
         self._silent_after_s = sources.settings.silent_after_s
+        self._missed_after_s = MISSED_BEATS * sources.settings.heartbeat_s
         self._live = Shared(self._look, KEEP_S)
         self._messages = Shared(lambda: sources.broker(_messages), KEEP_S)
 
@@ -137,6 +142,7 @@ class Overview:
             ),
             unhealthy=tuple((worker.name, worker.unhealthy) for worker in gone if worker.unhealthy),
             last_seen_s=live.last_seen_s,
+            is_quiet=live.last_seen_s is not None and live.last_seen_s > self._missed_after_s,
             untrained=_untrained(alive),
             dead=live.dead.jobs,
             dead_code=live.dead.groups[0].error_code if live.dead.groups else None,
@@ -146,6 +152,7 @@ class Overview:
             failed=hour.failed,
             is_empty=live.is_empty,
         )
+        mean_batch = hour.succeeded / hour.batches if hour.batches else None
         return View(
             advice=advise(situation),
             broker_error=broker_error,
@@ -158,7 +165,8 @@ class Overview:
             in_per_s=situation.in_per_s,
             out_per_s=situation.out_per_s,
             drain_s=drain_s(situation),
-            mean_batch=hour.succeeded / hour.batches if hour.batches else None,
+            mean_batch=mean_batch,
+            mean_fill=_fill(mean_batch, alive),
             hour=hour,
             dead=situation.dead,
             alive=alive,
@@ -191,6 +199,11 @@ class Overview:
             is_empty=minutes.oldest(connection) is None,
             tail=tail,
         )
+
+
+def _fill(mean_batch: float | None, alive: list[WorkerState]) -> float | None:
+    limits = [worker.batch_limit for worker in alive if worker.batch_limit]
+    return None if mean_batch is None or not limits else min(1.0, mean_batch / (sum(limits) / len(limits)))
 
 
 def _untrained(alive: list[WorkerState]) -> tuple[str, ...]:

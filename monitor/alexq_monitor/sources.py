@@ -35,7 +35,7 @@ from alexq_schema.settings import Settings
 
 T = TypeVar("T")
 
-STATEMENT_S: Final = 5.0
+STATEMENT_S: Final = 4.0
 """Time for one statement that reads."""
 GRACE_S: Final = 2.0
 """Time beyond, until who asked is told that there is no answer."""

@@ -15,7 +15,7 @@ from alexq_schema.db import workers
 from alexq_schema.db.clock import db_now, now
 from alexq_schema.db.session import Database
 from alexq_schema.db.tables import Job, JobEvent, Submission, Worker
-from alexq_schema.db.workers import MemoryUse
+from alexq_schema.db.workers import MemoryUse, Vitals
 from alexq_schema.ids import first_id_at, new_id
 from alexq_schema.images.store import ImageStore
 from alexq_schema.job import ModelRef
@@ -69,7 +69,7 @@ def seed(
             .where(Worker.id != here[2])
         )
         for worker_id, used in zip(here[:2], (1_260_000_000, 1_250_000_000), strict=True):
-            workers.renew(connection, worker_id, MemoryUse(used, 24_050_000_000))
+            workers.renew(connection, worker_id, Vitals(64, MemoryUse(used, 24_050_000_000)))
         connection.execute(
             update(Worker)
             .values(started_at=db_now(-7_200.0), last_seen_at=db_now(-400.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -147,6 +148,55 @@ def test_an_administrator_is_asked_before_it_is_done(
     assert dead() == 0
     assert "dashboard:this machine" in browser.text()
     assert browser.complaints() == []
+
+
+def test_with_a_login_whoever_has_it_acts_and_nobody_else_sees_anything(
+    settings: Settings, database: Database, seeded: Seeded, browser: Browser, tmp_path: Path
+) -> None:
+    def states(submission_id: UUID) -> set[str]:
+        with database.read() as connection:
+            statement = select(Job.state).where(Job.submission_id == submission_id)
+            return set(connection.execute(statement).scalars())
+
+    submission_id = seeded.submission_ids[-1]
+    assert "queued" in states(submission_id)
+    settings = settings.model_copy(update={"monitor_admin": True})
+    env = {"FLOWER_BASIC_AUTH": "anna:secret"}
+    with running_monitor(settings, tmp_path / "monitor.log", env) as monitor:
+        browser.open(f"{monitor.url}/dead")
+        assert browser.all("form") == []
+        assert "image_lost" not in browser.text()
+
+        browser.open(f"{monitor.url.replace('//', '//anna:secret@')}/dead")
+        browser.driver.execute_script("document.getElementById('alexq-status').textContent = 'old'")
+        eventually(lambda: browser.texts("#alexq-status")[0].startswith("Live, "))  # it refreshes itself
+        browser.all("tr[id^='job-'] form button")[0].click()
+        eventually(lambda: "1 job queued again." in browser.text())
+        assert "dashboard:anna" in browser.text()
+
+        browser.open(f"{monitor.url}/submissions/{submission_id}")
+        browser.all("form[data-confirm] button")[0].click()
+        browser.driver.switch_to.alert.accept()
+        eventually(lambda: "jobs cancelled." in browser.text())
+    assert not {"queued", "running"} & states(submission_id)
+
+
+def test_a_submission_is_cancelled_after_a_question(
+    seeded: Seeded, admin: MonitorProcess, browser: Browser
+) -> None:
+    browser.open(f"{admin.url}/submissions/{seeded.submission_ids[-1]}")
+    browser.all("form[data-confirm] button")[0].send_keys(Keys.ENTER)
+    assert "Cancel every job" in browser.driver.switch_to.alert.text
+    browser.driver.switch_to.alert.accept()
+    eventually(lambda: "jobs cancelled." in browser.text())
+    assert browser.all("form[data-confirm]") == []  # nothing is left to cancel
+    assert browser.complaints() == []
+
+
+def test_a_dead_worker_is_shown_as_silent(seeded: Seeded, admin: MonitorProcess, browser: Browser) -> None:
+    browser.open(f"{admin.url}/overview")
+    eventually(lambda: any("gpu-2:4102" in row and "silent" in row for row in browser.texts("tbody tr")))
+    assert "fell silent without a goodbye" in browser.text()
 
 
 def test_without_the_right_no_button_is_there(

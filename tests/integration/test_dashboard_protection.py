@@ -156,6 +156,24 @@ def test_an_administrator_redrives_one_a_group_and_all_and_it_is_on_record(
     assert "dashboard:this machine" in admin.get("/dead").text
 
 
+def test_an_administrator_redrives_one_submission_s_and_no_other(
+    admin: MonitorProcess, database: Database, seeded: Seeded
+) -> None:
+    with database.read() as connection:
+        dead = connection.execute(select(Job.id, Job.submission_id).where(Job.state == "dead"))
+        of = {row.id: row.submission_id for row in dead}
+    submission = of[seeded.job_ids["dead"][0]]
+    its, others = (
+        [job for job, one in of.items() if (one == submission) is wanted] for wanted in (True, False)
+    )
+    page = admin.get(f"/dead?submission={submission}").text
+    assert all(f"job-{job}" in page for job in its)
+    assert not any(f"job-{job}" in page for job in others)
+    done = admin.post("/dead/redrive", {"which": "all", "submission": str(submission)}, "/dead")
+    assert done.headers["location"] == f"/dead?submission={submission}&redriven={len(its)}"
+    assert states(database)["dead"] == len(others)
+
+
 def test_the_record_names_who_logged_in(
     settings: Settings, database: Database, seeded: Seeded, tmp_path: Path
 ) -> None:

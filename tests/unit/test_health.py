@@ -15,7 +15,7 @@ from alexq.stack.health import MAX_AGE_S, HealthFile
 from alexq_schema.db import workers
 from alexq_schema.db.session import Database
 from alexq_schema.db.tables import Worker
-from alexq_schema.db.workers import MemoryUse
+from alexq_schema.db.workers import MemoryUse, Vitals
 from alexq_schema.errors import DatabaseUnavailableError
 from alexq_schema.ids import new_id
 from alexq_schema.job import ModelRef
@@ -229,7 +229,7 @@ def test_silence_is_judged_only_after_the_database_has_answered_for_a_while(
         worker_id,
         every_s=2.0,
         silent_after_s=10.0,
-        memory=lambda: MemoryUse(used_bytes=3, total_bytes=2**40),
+        vitals=lambda: Vitals(64, MemoryUse(used_bytes=3, total_bytes=2**40)),
         clock=clock,
     )
 

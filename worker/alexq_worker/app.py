@@ -124,7 +124,7 @@ class Process:
             self.worker_id,
             every_s=settings.heartbeat_s,
             silent_after_s=settings.silent_after_s,
-            memory=lambda: memory_use(self.serving.engine.device_memory()),
+            vitals=self._vitals,
         )
         sweeper = Sweeper(
             settings,
@@ -195,6 +195,10 @@ class Process:
             return worker.exitcode or 1
         log.info("stopped in good order")
         return 0
+
+    def _vitals(self) -> workers.Vitals:
+        engine = self.serving.engine
+        return workers.Vitals(engine.batch_limit, memory_use(engine.device_memory()))
 
     def _ready(self, **_: Any) -> None:
         """The consumer is connected and no message has been taken: show the worker, start its threads."""

@@ -13,7 +13,7 @@ import redis
 from alexq_schema.announcing import announce
 from alexq_schema.db import workers
 from alexq_schema.db.session import Database
-from alexq_schema.db.workers import MemoryUse
+from alexq_schema.db.workers import Vitals
 from alexq_schema.errors import AlexqError
 
 log = logging.getLogger("alexq.worker")
@@ -29,13 +29,13 @@ class Heartbeat:
         *,
         every_s: float,
         silent_after_s: float,
-        memory: Callable[[], MemoryUse | None],
+        vitals: Callable[[], Vitals],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._worker_id = worker_id
         self._every_s = every_s
-        self._memory = memory
+        self._vitals = vitals
         self._clock = clock
         self._silent_after_s = silent_after_s
         self._beat_at: float | None = None
@@ -48,7 +48,7 @@ class Heartbeat:
             self._may_judge_from = started + 2 * self._every_s
         try:
             with self._database.begin() as connection:
-                workers.renew(connection, self._worker_id, self._memory())
+                workers.renew(connection, self._worker_id, self._vitals())
         except AlexqError:
             self._note_gap()
             raise

@@ -21,7 +21,7 @@ from alexq_schema.errors import AlexqError, RejectedError, UnavailableError
 
 log = logging.getLogger("alexq.monitor")
 
-REFRESH_S: Final = 5
+REFRESH_S: Final = 3
 LONGEST_ARGUMENT: Final = 1_024
 FRAGMENT: Final = "X-Alexq-Fragment"
 """Header by which a page asks for its live part alone."""

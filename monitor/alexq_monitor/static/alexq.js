@@ -10,7 +10,7 @@
     var refreshedAt = new Date();
     var timer = null;
     var isAsking = false;
-    var LONGEST_MS = 15000;
+    var LONGEST_MS = 6500;
 
     function clock(time) {
         return time.toLocaleTimeString([], {hour12: false});

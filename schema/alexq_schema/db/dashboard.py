@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.jobs import JobEventKind
-from alexq_schema.db.rows import among, is_in
+from alexq_schema.db.rows import among, is_in, is_still_in
 from alexq_schema.db.tables import Job, JobEvent, ModelVersion, Submission, Worker
 from alexq_schema.db.workers import MemoryUse
 from alexq_schema.job import JobState, ModelRef
@@ -33,6 +33,8 @@ class WorkerState:
     """It left in good order."""
     unhealthy: str | None
     """Why it found itself unable to get on, if it did."""
+    batch_limit: int | None = None
+    """Images in one of its batches, at most."""
     memory: MemoryUse | None = None
     """What is taken of the device's memory; on the CPU, of the host's by this worker."""
     refused_model: str | None = None
@@ -62,6 +64,7 @@ def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState
             Worker.stopped_at,
             Worker.unhealthy_at,
             Worker.unhealthy_reason,
+            Worker.batch_limit,
             Worker.memory_used_bytes,
             Worker.memory_total_bytes,
             Worker.refused_model,
@@ -87,6 +90,7 @@ def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState
             silent_s=max(0.0, (row.now - row.last_seen_at).total_seconds()),
             stopped=row.stopped_at is not None,
             unhealthy=(row.unhealthy_reason or "it gave no reason") if row.unhealthy_at else None,
+            batch_limit=row.batch_limit,
             memory=(
                 MemoryUse(row.memory_used_bytes, row.memory_total_bytes) if row.memory_total_bytes else None
             ),
@@ -124,12 +128,13 @@ class Dead:
     """The most frequent first."""
 
 
-def dead(connection: Connection, look_at: int = 10_000) -> Dead:
-    """Return how many jobs are dead, and what the newest ``look_at`` of them are dead of."""
-    jobs = connection.execute(select(func.count()).select_from(Job).where(is_in(JobState.DEAD))).scalar_one()
+def dead(connection: Connection, submission_id: UUID | None = None, *, look_at: int = 10_000) -> Dead:
+    """Return how many jobs are dead, of all or one submission's, and what the newest ``look_at`` died of."""
+    conditions = _dead(submission_id)
+    jobs = connection.execute(select(func.count()).select_from(Job).where(*conditions)).scalar_one()
     newest = (
         select(Job.error_code, Job.finished_at, Job.submission_id)
-        .where(is_in(JobState.DEAD))
+        .where(*conditions)
         .order_by(Job.id.desc())
         .limit(look_at)
         .subquery()
@@ -151,14 +156,27 @@ def dead(connection: Connection, look_at: int = 10_000) -> Dead:
     return Dead(jobs, min(jobs, look_at), groups)
 
 
-def dead_ids(connection: Connection, *, error_code: str | None, after: UUID | None, limit: int) -> list[UUID]:
+def dead_ids(
+    connection: Connection,
+    *,
+    error_code: str | None,
+    submission_id: UUID | None = None,
+    after: UUID | None,
+    limit: int,
+) -> list[UUID]:
     """Return ids of dead jobs, newest first; of the page that follows the job ``after``."""
-    statement = select(Job.id).where(is_in(JobState.DEAD))
+    statement = select(Job.id).where(*_dead(submission_id))
     if error_code is not None:
         statement = statement.where(Job.error_code == error_code)
     if after is not None:
         statement = statement.where(Job.id < after)
     return list(connection.execute(statement.order_by(Job.id.desc()).limit(limit)).scalars())
+
+
+def _dead(submission_id: UUID | None) -> list[ColumnElement[bool]]:
+    if submission_id is None:
+        return [is_in(JobState.DEAD)]
+    return [Job.submission_id == submission_id, is_still_in(JobState.DEAD)]
 
 
 @dataclass(frozen=True, slots=True)

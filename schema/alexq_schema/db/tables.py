@@ -76,6 +76,8 @@ class Worker(Base):
     memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """Of the device's memory, by whomever; on the CPU, by this process."""
     memory_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    batch_limit: Mapped[int | None]
+    """Images in one of its batches, at most."""
 
 
 class Job(Base):

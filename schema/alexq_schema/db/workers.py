@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, insert, select, update
@@ -33,6 +32,15 @@ class MemoryUse:
 
     used_bytes: int
     total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What a worker's row says of it besides that it lives."""
+
+    batch_limit: int
+    """Images in one batch, at most."""
+    memory: MemoryUse | None
 
 
 def register_model(connection: Connection, model: ModelRef, weights_sha256: str) -> int:
@@ -66,11 +74,15 @@ def register(
     )
 
 
-def renew(connection: Connection, worker_id: UUID, memory: MemoryUse | None = None) -> None:
+def renew(connection: Connection, worker_id: UUID, vitals: Vitals) -> None:
     """Note that this worker makes progress, and what it takes."""
-    values: dict[str, Any] = {"last_seen_at": db_now()}
-    if memory is not None:
-        values |= {"memory_used_bytes": memory.used_bytes, "memory_total_bytes": memory.total_bytes}
+    memory = vitals.memory
+    values = {
+        "last_seen_at": db_now(),
+        "batch_limit": vitals.batch_limit,
+        "memory_used_bytes": None if memory is None else memory.used_bytes,
+        "memory_total_bytes": None if memory is None else memory.total_bytes,
+    }
     connection.execute(update(Worker).where(Worker.id == worker_id).values(values))
 
 

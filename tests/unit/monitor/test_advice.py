@@ -71,6 +71,13 @@ def test_waiting_jobs_and_idle_workers_are_an_alarm() -> None:
     assert "alexq doctor" in one.todo
 
 
+def test_workers_that_miss_their_beats_are_said_before_they_count_as_gone() -> None:
+    assert said(changed(last_seen_s=6.0, is_quiet=True)) == ["No worker has shown itself for 6.0 s."]
+    assert said(changed(workers=0, last_seen_s=12.0, is_quiet=True)) == [
+        "No worker has reported for 12 s, and 1,064 jobs wait."
+    ]
+
+
 def test_dead_jobs_say_of_what_and_where_to_look() -> None:
     (one,) = advise(changed(dead=120, dead_code="image_lost", dead_of_code=120, dead_looked_at=120))
     assert one.what == "120 jobs are dead of image_lost."

@@ -23,7 +23,9 @@ def test_sources_that_hang_are_waited_for_at_the_same_time() -> None:
             await both.wait()
             raise BrokerUnavailableError("Redis hangs")
 
-        sources = SimpleNamespace(settings=SimpleNamespace(silent_after_s=10.0), read=read, broker=broker)
+        sources = SimpleNamespace(
+            settings=SimpleNamespace(silent_after_s=10.0, heartbeat_s=2.0), read=read, broker=broker
+        )
         return await asyncio.wait_for(Overview(sources, History()).view(), 30)  # type: ignore[arg-type]
 
     shown = asyncio.run(view())

@@ -170,12 +170,12 @@ def test_with_a_login_whoever_has_it_acts_and_nobody_else_sees_anything(
         browser.open(f"{monitor.url.replace('//', '//anna:secret@')}/dead")
         browser.driver.execute_script("document.getElementById('alexq-status').textContent = 'old'")
         eventually(lambda: browser.texts("#alexq-status")[0].startswith("Live, "))  # it refreshes itself
-        browser.all("tr[id^='job-'] form button")[0].click()
+        browser.all("tr[id^='job-'] form button")[0].send_keys(Keys.ENTER)
         eventually(lambda: "1 job queued again." in browser.text())
         assert "dashboard:anna" in browser.text()
 
         browser.open(f"{monitor.url}/submissions/{submission_id}")
-        browser.all("form[data-confirm] button")[0].click()
+        browser.all("form[data-confirm] button")[0].send_keys(Keys.ENTER)
         browser.driver.switch_to.alert.accept()
         eventually(lambda: "jobs cancelled." in browser.text())
     assert not {"queued", "running"} & states(submission_id)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from alexq_schema.models import ModelStore, ModelVersion
     from alexq_schema.settings import Settings
 
-# pull and import are the worker's own commands: it alone knows torch. Their options are passed on.
+# pull, import and quantize are the worker's own commands: it alone knows torch. Their options are passed on.
 _PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 Ref = Annotated[str, typer.Argument(metavar="NAME/VERSION")]
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     models.command("list")(list_models)
     models.command("pull", context_settings=_PASSED_ON, add_help_option=False)(pull)
     models.command("import", context_settings=_PASSED_ON, add_help_option=False)(import_)
+    models.command("quantize", context_settings=_PASSED_ON, add_help_option=False)(quantize)
     models.command("activate")(activate)
     app.add_typer(models, name="models")
 
@@ -78,6 +79,11 @@ def import_(context: typer.Context, data_dir: DataDir = None) -> None:
     _pass_on("import", context, data_dir)
 
 
+def quantize(context: typer.Context, data_dir: DataDir = None) -> None:
+    """Make an int8 version of a model version, calibrated on a folder of images."""
+    _pass_on("quantize", context, data_dir)
+
+
 def activate(ref: Ref, data_dir: DataDir = None) -> None:
     """Choose the model version that workers serve from their next start."""
     from alexq_schema.models import ModelStore
@@ -108,6 +114,7 @@ def _as_object(version: "ModelVersion", active: str | None) -> dict[str, Any]:
         "architecture": info.architecture,
         "classes": info.classes,
         "precision": info.precision,
+        "agreement": {precision: found.top1 for precision, found in info.agreement.items()},
         "trained": info.trained,
         "weights_sha256": info.weights_sha256,
         "source": info.source,
@@ -118,13 +125,14 @@ def _table(versions: "list[ModelVersion]", active: str | None) -> "Table":
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("", Column("model", no_wrap=True), "trained", "classes", "sha256", "source")
+    table = Table("", Column("model", no_wrap=True), "trained", "precision", "classes", "sha256", "source")
     for version in versions:
         info = version.info
         table.add_row(
             "●" if info.ref == active else "",
             info.ref,
             Text("yes", style="green") if info.trained else Text("NO", style="bold yellow"),
+            info.precision,
             str(info.classes),
             info.weights_sha256[:12],
             Text(info.source),

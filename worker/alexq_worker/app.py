@@ -113,7 +113,7 @@ class Process:
                 models_dir=settings.models_dir,
                 model=version.info.ref,
                 device=settings.device,
-                precision=settings.precision,
+                precision=self.engine.precision,
                 max_image_pixels=settings.max_image_pixels,
                 memory_bytes=settings.isolation_memory_bytes,
                 log_format=settings.log_format,
@@ -238,7 +238,10 @@ class Process:
         self.door.start()
         for repeating in self._repeating:
             repeating.start()
-        log.info("ready: %s on %s", self.engine.model_ref.name, self.engine.device_name)
+        model = self.engine.model_ref
+        log.info(
+            "ready: %s/%s, %s, on %s", model.name, model.version, model.precision, self.engine.device_name
+        )
 
     def _shutting_down(self, **_: Any) -> None:
         """Runs in the signal handler: begin to drain, and bound the time that it may take."""

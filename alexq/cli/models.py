@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alexq_schema.models import ModelStore, ModelVersion
     from alexq_schema.settings import Settings
 
-# pull, import and train are the worker's own commands: it alone knows torch. Their options are passed on.
+# These four are the worker's own commands: it alone knows torch. Their options are passed on.
 _PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 Ref = Annotated[str, typer.Argument(metavar="NAME/VERSION")]
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     models.command("import", context_settings=_PASSED_ON, add_help_option=False)(import_)
     models.command("train", context_settings=_PASSED_ON, add_help_option=False)(train)
     models.command("evaluate")(evaluate)
+    models.command("quantize", context_settings=_PASSED_ON, add_help_option=False)(quantize)
     models.command("activate")(activate)
     app.add_typer(models, name="models")
 
@@ -86,6 +87,11 @@ def train(context: typer.Context, data_dir: DataDir = None) -> None:
     _pass_on("train", context, data_dir)
 
 
+def quantize(context: typer.Context, data_dir: DataDir = None) -> None:
+    """Make an int8 version of a model version, calibrated on a folder of images."""
+    _pass_on("quantize", context, data_dir)
+
+
 def activate(ref: Ref, data_dir: DataDir = None) -> None:
     """Choose the model version that workers serve; running ones switch to it between two batches."""
     from alexq_schema.models import ModelStore
@@ -116,6 +122,7 @@ def _as_object(version: "ModelVersion", active: str | None) -> dict[str, Any]:
         "architecture": info.architecture,
         "classes": info.classes,
         "precision": info.precision,
+        "agreement": {precision: found.top1 for precision, found in info.agreement.items()},
         "trained": info.trained,
         "weights_sha256": info.weights_sha256,
         "source": info.source,
@@ -126,13 +133,14 @@ def _table(versions: "list[ModelVersion]", active: str | None) -> "Table":
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("", Column("model", no_wrap=True), "trained", "classes", "sha256", "source")
+    table = Table("", Column("model", no_wrap=True), "trained", "precision", "classes", "sha256", "source")
     for version in versions:
         info = version.info
         table.add_row(
             "●" if info.ref == active else "",
             info.ref,
             Text("yes", style="green") if info.trained else Text("NO", style="bold yellow"),
+            info.precision,
             str(info.classes),
             info.weights_sha256[:12],
             Text(info.source),

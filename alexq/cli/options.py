@@ -30,7 +30,8 @@ Device = Annotated[
     typer.Option(help="auto, cpu, cuda, cuda:N, mps or cuda:N,cuda:M [ALEXQ_DEVICE].", show_default=False),
 ]
 Precision = Annotated[
-    str | None, typer.Option(help="fp32, bf16, or fp16 on CUDA [ALEXQ_PRECISION].", show_default=False)
+    str | None,
+    typer.Option(help="auto, fp32, bf16, fp16 on CUDA or int8 on x86 [ALEXQ_PRECISION].", show_default=False),
 ]
 MaxBatch = Annotated[
     int | None,

@@ -10,12 +10,13 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from alexq_schema.errors import ModelInvalidError, ModelNotFoundError
 from alexq_schema.messages import Sha256
+from alexq_schema.names import Precision
 from alexq_schema.training import TrainingInfo
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -27,12 +28,51 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    resize: int = 256
+    resize: int = Field(default=256, ge=1)
     """Pixels of the shorter side after the (antialiased, bilinear) resize."""
-    crop: int = 224
+    crop: int = Field(default=224, ge=1)
     """Pixels of the side of the centred square crop."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class ClassAgreement(BaseModel):
+    """How often a precision names the class that fp32 names, of the images to which fp32 gives one class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int = Field(ge=1)
+    top1: float = Field(ge=0, le=1)
+
+
+class Agreement(BaseModel):
+    """How a precision compares with fp32 on images that had no part in choosing its scales."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int = Field(ge=1)
+    top1: float = Field(ge=0, le=1)
+    """Share of the images whose first class is fp32's."""
+    top5: float = Field(ge=0, le=1)
+    """Share of the images whose five best classes hold fp32's first."""
+    kl: float = Field(ge=0, allow_inf_nan=False)
+    """Mean Kullback-Leibler divergence from fp32's probabilities, in nats."""
+    per_class: dict[str, ClassAgreement]
+    """By fp32's label; labels that fp32 gave to no image are left out."""
+
+
+class Quantisation(BaseModel):
+    """What an int8 version was made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    of: str
+    """``name/version`` of the version that was quantised; the fp32 weights are the same."""
+    of_sha256: Sha256
+    """Of that version's weights file."""
+    calibration_images: int = Field(ge=1)
+    torch: str
+    """The release of PyTorch that did it."""
 
 
 class ModelInfo(BaseModel):
@@ -48,14 +88,17 @@ class ModelInfo(BaseModel):
     weights_sha256: Sha256
     labels_sha256: Sha256
     preprocessing: Preprocessing = Preprocessing()
-    precision: str = "fp32"
-    """Of the stored weights."""
+    precision: Literal["fp32", "int8"] = "fp32"
+    """Of the stored numbers: ``int8`` versions hold scales for 8-bit arithmetic beside the fp32 weights."""
     trained: bool
     """False marks seeded random weights: every result made with them says so."""
     source: str
     """Where the weights came from, for people."""
     training: TrainingInfo | None = None
     """How it was trained and how good it is, where alexq trained it."""
+    quantisation: Quantisation | None = None
+    agreement: dict[Precision, Agreement] = Field(default_factory=dict)
+    """With fp32, by precision, as `alexq models quantize` measured it."""
 
     @property
     def ref(self) -> str:
@@ -95,12 +138,18 @@ class ModelVersion:
                 f"model {self.info.ref}: {self.labels_path} is not the label list that model.json names; "
                 "pull or import the model again"
             )
-        labels = text.decode("utf-8").splitlines()
+        try:
+            labels = text.decode("utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ModelInvalidError(
+                f"model {self.info.ref}: {self.labels_path} is not UTF-8: {error}"
+            ) from error
         if b"\0" in text:
             raise ModelInvalidError(f"model {self.info.ref}: {self.labels_path} holds a NUL character")
         if len(labels) != self.info.classes:
             raise ModelInvalidError(
-                f"model {self.info.ref}: {len(labels)} labels for {self.info.classes} classes"
+                f"model {self.info.ref}: {self.labels_path} has {len(labels)} labels for "
+                f"{self.info.classes} classes"
             )
         return labels
 

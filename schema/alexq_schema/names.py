@@ -48,8 +48,12 @@ KEY_QUEUE_EPOCH: Final = "alexq:queue:epoch"
 KEY_RATE: Final = "alexq:rate"
 """Prefix of strings ``alexq:rate:…/<tenant>/<limit>`` that expire: a tenant's images in this window."""
 
-Precision = Literal["fp32", "bf16", "fp16"]
-"""In what arithmetic a model is served: ``fp32`` is the reference; ``fp16`` is for CUDA devices."""
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+"""In what arithmetic a model is served: ``fp32`` is the reference; ``fp16`` is for CUDA devices; ``int8`` for
+x86 CPUs and versions that were quantised."""
+
+PrecisionChoice = Precision | Literal["auto"]
+"""What a worker may be asked for: ``auto`` is the fastest that agrees with fp32."""
 
 IDS_PER_MESSAGE: Final = 64
 """Job ids in one ``alexq.classify_jobs`` message: as many as a full batch by default."""

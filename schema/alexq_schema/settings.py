@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from alexq_schema import secret_files
 from alexq_schema.errors import SettingsError, StackNotRunningError
-from alexq_schema.names import Precision
+from alexq_schema.names import PrecisionChoice
 
 
 def usable_cores() -> int:
@@ -64,7 +64,8 @@ class Settings(BaseSettings):
     model: str = ""
     """Model version to serve, ``name/version``; by default the one that ``alexq models activate`` chose."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?|cuda:\d+,cuda:\d+|cpu,cpu)$")
-    precision: Precision = "fp32"
+    precision: PrecisionChoice = "fp32"
+    """Arithmetic of the model; ``auto``: the fastest that the device has and that agrees with fp32."""
     max_batch: int = Field(default=64, ge=1, le=4096)
     """Images in one forward pass, at most."""
     decode_threads: int = Field(default_factory=usable_cores, ge=1, le=256)

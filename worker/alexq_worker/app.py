@@ -222,7 +222,7 @@ class Process:
         for repeating in self._repeating:
             repeating.start()
         engine = self.serving.engine
-        log.info("ready: %s on %s", engine.model_ref.name, engine.device_name)
+        log.info("ready: %s, %s, on %s", self.serving.ref, engine.precision, engine.device_name)
 
     def _switched(self, serving: Loaded) -> None:
         self.serving = serving

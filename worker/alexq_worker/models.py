@@ -79,6 +79,29 @@ app.command()(train)
 
 
 @app.command()
+def quantize(
+    ref: Annotated[str, typer.Argument(metavar="NAME/VERSION", help="An fp32 version.")],
+    images: Annotated[
+        Path,
+        typer.Option(help="A folder of images like those to be classified.", exists=True, file_okay=False),
+    ],
+    as_ref: Annotated[
+        str,
+        typer.Option("--as", metavar="NAME/VERSION", help="What to call it; by default with -int8 behind."),
+    ] = "",
+) -> None:
+    """Make an int8 version, calibrated on some of your images and compared with fp32 on the others."""
+    from alexq_worker.inference import quantising
+
+    settings = Settings.load()
+    store = ModelStore(settings.models_dir)
+    version = quantising.quantize(
+        store, ref, images, as_ref or f"{ref}-int8", max_pixels=settings.max_image_pixels, say=say
+    )
+    report(store, version)
+
+
+@app.command()
 def ensure() -> None:
     """Make sure that there is a model to serve: the chosen one, the pretrained one, or an untrained one."""
     settings = Settings.load()

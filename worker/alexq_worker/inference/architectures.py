@@ -124,7 +124,11 @@ def check_fits(state: Mapping[str, Tensor], network: nn.Module, what: str) -> No
     Raises:
         ModelInvalidError: names what is missing, unexpected, of another shape or kind in ``what``.
     """
-    expected = network.state_dict()
+    check_tensors(state, network.state_dict(), what)
+
+
+def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Check that ``state`` has exactly the tensors of ``expected``, as :func:`check_fits` does."""
     both = sorted(expected.keys() & state.keys())
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
@@ -137,7 +141,7 @@ def check_fits(state: Mapping[str, Tensor], network: nn.Module, what: str) -> No
         "of another kind of number": [
             f"{name} {_dtype(state[name])}, not {_dtype(expected[name])}"
             for name in both
-            if state[name].is_floating_point() != expected[name].is_floating_point()
+            if _kind(state[name]) != _kind(expected[name])
         ],
     }
     texts = [f"{problem}: {_first(names)}" for problem, names in problems.items() if names]
@@ -155,6 +159,10 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
     broken = [name for name, tensor in floats.items() if not tensor.float().isfinite().all()]
     if broken:
         raise ModelInvalidError(f"{what} has values that are not finite in {_first(broken)}")
+
+
+def _kind(tensor: Tensor) -> str:
+    return "float" if tensor.is_floating_point() else _dtype(tensor)
 
 
 def _dtype(tensor: Tensor) -> str:

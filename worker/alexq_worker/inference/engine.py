@@ -21,7 +21,7 @@ from alexq_schema.errors import (
     ModelNotReadyError,
 )
 from alexq_schema.job import ModelRef
-from alexq_schema.names import Precision
+from alexq_schema.names import Precision, PrecisionChoice
 from alexq_worker.inference.cuda import CudaRunner, pinned
 from alexq_worker.inference.devices import (
     describe,
@@ -31,8 +31,9 @@ from alexq_worker.inference.devices import (
     release,
     resolve_devices,
 )
-from alexq_worker.inference.forward import DTYPES, Forward
+from alexq_worker.inference.forward import Forward
 from alexq_worker.inference.memory import use_huge_pages
+from alexq_worker.inference.precision import choose
 from alexq_worker.inference.runner import DirectRunner, Pending, Runner
 from alexq_worker.inference.topk import TopK
 from alexq_worker.inference.weights import load_network
@@ -50,6 +51,8 @@ class Engine:
 
     labels: list[str]
     """In class-index order."""
+    precision: Precision
+    """As served."""
     model_ref: ModelRef
     """What results say about their model: the version, the precision as served, whether trained."""
     device_name: str
@@ -70,13 +73,14 @@ class Engine:
         self.device_name = describe(forward.device)
         self.max_batch = self.batch_limit = max_batch
         self.forward = forward
+        self.precision = forward.precision
         is_cuda = forward.device.type == "cuda"
         self.runner = CudaRunner(forward) if is_cuda else DirectRunner(forward)
         self._known: TopK | None = None  # what the image of `check` gave at the warm-up
         self._is_warm = False
 
     @classmethod
-    def load(cls, version: ModelVersion, *, device: str, precision: Precision, max_batch: int) -> Self:
+    def load(cls, version: ModelVersion, *, device: str, precision: PrecisionChoice, max_batch: int) -> Self:
         """Verify a model version's files and put its network on a device.
 
         Args:
@@ -85,21 +89,25 @@ class Engine:
                 ``alexnet-2012``.
             precision: ``fp32`` is the reference arithmetic; ``bf16`` halves the memory and is faster
                 where the hardware has it, with probabilities that differ in the second decimal; ``fp16``
-                does the same on CUDA devices, closer to ``fp32`` but with a smaller range.
+                does the same on CUDA devices, closer to ``fp32`` but with a smaller range; ``int8`` is for
+                quantised versions on x86 CPUs; ``auto`` is what :func:`.precision.choose` says.
             max_batch: images in one call of :meth:`classify`, at most.
 
         Raises:
             ModelInvalidError: tampered or truncated files, or weights that do not fit the architecture.
+            ModelError: ``int8`` of a version that was not quantised.
             DeviceError: the device is not there, or cannot do this precision or architecture.
         """
         devices = resolve_devices(device)
         target = devices[0]
+        if precision == "auto":
+            precision = choose(version.info, devices)
         if precision == "fp16" and target.type != "cuda":
             raise DeviceError(f"precision fp16 needs a CUDA device, not {target}: set ALEXQ_PRECISION=bf16")
         use_huge_pages()
         info = version.info
         labels = version.read_labels()
-        network = load_network(version, devices, DTYPES[precision])
+        network = load_network(version, devices, precision)
         model_ref = ModelRef(name=info.name, version=info.version, precision=precision, trained=info.trained)
         engine = cls(Forward(network, info, target, precision), labels, model_ref, max_batch)
         if len(devices) > 1:

@@ -21,14 +21,17 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
+    "int8": torch.float32,
 }
-_TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.03, "fp16": 0.01}
+"""What the network's input is in, by precision, and its weights, but for ``int8``."""
+_TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.03, "fp16": 0.01, "int8": 0.03}
 
 
 class Forward:
     """One network with its preprocessing on one device, for one thread."""
 
     device: torch.device
+    precision: Precision
     side: int
     """Pixels of an image's side."""
     top_k: int
@@ -43,10 +46,13 @@ class Forward:
         self.device = device
         self.side = info.preprocessing.crop
         self.top_k = min(TOP_K, info.classes)
+        self.precision = precision
         self.tolerance = _TOLERANCES[precision]
         self._info = info
         self._network = network
-        self._normalise = Normalisation(info.preprocessing, device, DTYPES[precision])
+        self._normalise = Normalisation(
+            info.preprocessing, device, DTYPES[precision], channels_last=precision != "fp32"
+        )
         self._needs_true_fp32 = device.type == "cuda" and precision == "fp32"
 
     def close(self) -> None:

@@ -23,8 +23,20 @@ class Normalisation:
     CUDA take one multiply-add instead, in float32 as well; the result may differ in its last bit.
     """
 
-    def __init__(self, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype) -> None:
-        """Prepare for images of ``preprocessing.crop`` pixels a side, on ``device``, into ``dtype``."""
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        channels_last: bool | None = None,
+    ) -> None:
+        """Prepare for images of ``preprocessing.crop`` pixels a side, on ``device``, into ``dtype``.
+
+        The layout is contiguous for float32, which is the reference's, and channels_last for others, for
+        which the hardware's kernels are, unless ``channels_last`` says otherwise.
+        """
+        self._channels_last = dtype != torch.float32 if channels_last is None else channels_last
         self._dtype = dtype
         self._side = preprocessing.crop
         self._rows = max(1, _SERIAL_VALUES // (3 * preprocessing.crop))
@@ -39,12 +51,9 @@ class Normalisation:
         self._shift = (-mean / std).to(device, torch.float32).view(3, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return dtype[B, 3, side, side] of uint8[B, side, side, 3] RGB on the same device.
-
-        Contiguous in float32, as the reference; else channels_last, for which the hardware's kernels are.
-        """
+        """Return dtype[B, 3, side, side] of uint8[B, side, side, 3] RGB on the same device."""
         if self._on_host:
-            return self._planes(images) if self._dtype == torch.float32 else self._lines(images)
+            return self._lines(images) if self._channels_last else self._planes(images)
         pixels = images.permute(0, 3, 1, 2)  # [B, 3, side, side], channels_last as it lies
         return self._folded(pixels) if self._folds else self._plain(pixels)
 
@@ -72,7 +81,7 @@ class Normalisation:
 
     def _plain(self, pixels: Tensor) -> Tensor:
         inputs = (pixels.to(torch.float32) / 255 - self._mean) / self._std
-        return inputs.contiguous() if self._dtype == torch.float32 else inputs.to(self._dtype)
+        return inputs.to(self._dtype) if self._channels_last else inputs.contiguous()
 
     def _folded(self, pixels: Tensor) -> Tensor:
         # One kernel that reads bytes and writes halves: the device's memory is passed once, not five times.

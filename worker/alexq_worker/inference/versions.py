@@ -16,6 +16,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -26,7 +27,7 @@ from torch import Tensor
 from alexq_schema.errors import ModelDownloadError, ModelError, ModelInvalidError
 from alexq_schema.models import ModelInfo, ModelStore, ModelVersion
 from alexq_schema.training import TrainingInfo
-from alexq_worker.inference import architectures
+from alexq_worker.inference import architectures, int8
 from alexq_worker.inference.download import fetch_state_dict
 from alexq_worker.inference.torchvision_ops import import_torchvision
 
@@ -133,6 +134,37 @@ def add_trained(
     return _write(store, ref, architecture, whole, labels, trained=True, source=source, training=training)
 
 
+def add_quantised(
+    store: ModelStore,
+    ref: str,
+    version: ModelVersion,
+    state: Mapping[str, Tensor],
+    scales: Mapping[str, Tensor],
+    **facts: Any,
+) -> ModelVersion:
+    """Add ``version`` once more as ``ref``, with ``scales`` for int8 beside its tensors in ``state``.
+
+    Args:
+        store: the models folder.
+        ref: ``name/version``, free or already this very version.
+        version: an fp32 version.
+        state: its tensors.
+        scales: as :func:`.int8.calibrated` gave them.
+        facts: ``agreement`` and ``quantisation``.
+
+    Raises:
+        ModelInvalidError: another version of this name is there.
+        ModelError: the models folder cannot be written.
+    """
+    info = version.info
+    tensors = {**state, **{f"{int8.PREFIX}{name}": tensor for name, tensor in scales.items()}}
+    facts |= {"preprocessing": info.preprocessing, "precision": "int8"}
+    labels = version.read_labels()
+    return _write(
+        store, ref, info.architecture, tensors, labels, trained=info.trained, source=info.source, **facts
+    )
+
+
 def _imagenet_labels() -> list[str]:
     return list(import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1.meta["categories"])
 
@@ -208,9 +240,9 @@ def _write(
     *,
     trained: bool,
     source: str,
-    training: TrainingInfo | None = None,
+    **facts: Any,
 ) -> ModelVersion:
-    """Write the version's three files and move them into place.
+    """Write the version's three files and move them into place; ``facts`` are more fields of ``model.json``.
 
     Raises:
         ModelInvalidError: another version of this name is there.
@@ -231,10 +263,9 @@ def _write(
             classes=len(labels),
             weights_sha256=_sha256(draft / "weights.safetensors"),
             labels_sha256=_sha256(draft / "labels.txt"),
-            preprocessing=architectures.find_architecture(architecture).preprocessing,
             trained=trained,
             source=source,
-            training=training,
+            **{"preprocessing": architectures.find_architecture(architecture).preprocessing, **facts},
         )
         (draft / "model.json").write_text(json.dumps(info.model_dump(mode="json"), indent=2) + "\n", "utf-8")
         for path in (*draft.iterdir(), draft):

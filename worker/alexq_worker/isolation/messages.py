@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from alexq_schema.job import TOP_K
 from alexq_schema.messages import Sha256
-from alexq_schema.names import Precision
+from alexq_schema.names import PrecisionChoice
 from alexq_schema.settings import LogFormat, Settings
 
 MAX_ANSWER_BYTES = 65_536
@@ -54,7 +54,7 @@ class Setup(Line):
     model: str = ""
     """``name/version``; the worker says which before it starts a child."""
     device: str
-    precision: Precision
+    precision: PrecisionChoice
     max_image_pixels: int
     memory_bytes: int
     """Above what the child holds once the model is warm; Linux only."""

@@ -109,7 +109,7 @@ def preprocessing_of(architecture: str) -> Preprocessing:
 
 def _of_version(store: ModelStore, ref: str) -> Start:
     version = store.find(ref)
-    state = load_network(version, (torch.device("cpu"),), torch.float32).state_dict()
+    state = load_network(version, (torch.device("cpu"),), "fp32").state_dict()
     info = version.info
     return Start(info.architecture, info.preprocessing, ref, dict(state), info.classes)
 

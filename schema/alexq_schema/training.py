@@ -34,7 +34,7 @@ class TrainingInfo(BaseModel):
     method: str
     """``transfer``: a new head on frozen features; ``full``: every weight."""
     recipe: str
-    base: str | None
+    base: str | None = None
     """Where the weights began: a version, or generated features; None: at random."""
     data_sha256: Sha256
     """Of the labels, the pictures' hashes, and which were held out."""

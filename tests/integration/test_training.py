@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,12 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from alexq.stack.environment import environment
 from alexq_producer import Producer
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
+from alexq_schema.training import TrainModel
+from alexq_worker.inference.weights import load_network
+from alexq_worker.training.starts import find_start
+from alexq_worker.training.telling import Teller
 from alexq_worker.training.textures import LABELS, write_set
+from alexq_worker.training.train import train
 from tests.helpers.processes import WorkerProcess
 
 pytestmark = pytest.mark.slow
@@ -136,25 +141,30 @@ def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(
     assert killed.weights_sha256 == straight.weights_sha256
 
 
-def test_two_processes_train_together(settings: Settings, tmp_path: Path) -> None:
-    write_set(tmp_path / "pictures", each=5)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--master-addr", "127.0.0.1", "--master-port", "0", "-m", "alexq_worker.models", "train"),
-            *(str(tmp_path / "pictures"), "--as", "own/v1", "--epochs", "10"),
-        ],
-        env=environment(settings)
-        | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+def test_every_weight_of_alexnet_is_trained_by_the_papers_recipe(settings: Settings, tmp_path: Path) -> None:
+    write_set(tmp_path / "pictures", each=2)
+    request = TrainModel.of(
+        data=tmp_path / "pictures",
+        ref="own/v1",
+        method="full",
+        recipe="paper",
+        epochs=1,
+        batch=4,
+        learning_rate=1e-3,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "own/v1\n"
-    assert "on 2 × cpu" in done.stderr
-    training = ModelStore(settings.models_dir).find("own/v1").info.training
+
+    version = train(request, settings, teller=Teller(quiet=True))
+
+    training = version.info.training
     assert training is not None
-    assert training.held_out.images == 8
-    assert training.images == 32
+    assert (training.images, training.held_out.images, training.base) == (8, 8, None)
+    network = load_network(version, torch.device("cpu"), torch.float32)
+    before = find_start(request, ModelStore(settings.models_dir)).network(len(LABELS), request.seed)
+    same = [
+        name
+        for (name, after), (_, began) in zip(
+            network.named_parameters(), before.named_parameters(), strict=True
+        )
+        if torch.equal(after, began)
+    ]
+    assert same == []

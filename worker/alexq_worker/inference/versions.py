@@ -125,11 +125,7 @@ def add_trained(
     source: str,
     training: TrainingInfo,
 ) -> ModelVersion:
-    """Add what a training made as the version ``ref``.
-
-    Raises:
-        ModelError: the weights do not fit or are not finite, the name is taken, or the folder read-only.
-    """
+    """Add what a training made as the version ``ref``; raises as :func:`import_model`."""
     whole = _checked(state, architecture, labels, "what was trained")
     return _write(store, ref, architecture, whole, labels, trained=True, source=source, training=training)
 
@@ -267,7 +263,8 @@ def _write(
             source=source,
             **{"preprocessing": architectures.find_architecture(architecture).preprocessing, **facts},
         )
-        (draft / "model.json").write_text(json.dumps(info.model_dump(mode="json"), indent=2) + "\n", "utf-8")
+        told = info.model_dump(mode="json", exclude_none=True)  # an older release knows no `training`
+        (draft / "model.json").write_text(json.dumps(told, indent=2) + "\n", "utf-8")
         for path in (*draft.iterdir(), draft):
             _sync(path)
         _move_into_place(store, draft, folder, info)

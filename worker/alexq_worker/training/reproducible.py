@@ -33,6 +33,22 @@ def reproducible(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(was_on, warn_only=only_warns)
 
 
+@contextmanager
+def one_thread(*, wanted: bool) -> Iterator[None]:
+    """Let torch use one thread of the host inside the block, if that is wanted.
+
+    A step of a head is tens of operations on small matrices: on cores that others use too, threads that wait
+    for one another at each of them take a hundred times as long.
+    """
+    threads = torch.get_num_threads()
+    try:
+        if wanted:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch's generators (dropout) for one step: what a step draws needs no state of the ones before."""
     (word,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)

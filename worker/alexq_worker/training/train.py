@@ -26,7 +26,7 @@ from alexq_worker.training.loop import Loop, class_weights
 from alexq_worker.training.measuring import measure
 from alexq_worker.training.methods import Workshop
 from alexq_worker.training.recipes import Recipe, recipe_of
-from alexq_worker.training.reproducible import reproducible
+from alexq_worker.training.reproducible import one_thread, reproducible
 from alexq_worker.training.starts import SEEDED, Start, find_start
 from alexq_worker.training.telling import Teller
 
@@ -109,7 +109,7 @@ def _train(
         work / "checkpoint.safetensors", _identity(request, start, dataset, recipe, group)
     )
     counts = list(dataset.counts().values())
-    progress, best = Loop(
+    loop = Loop(
         network=task.network,
         source=task.source,
         measure=held_out,
@@ -122,7 +122,9 @@ def _train(
         checkpoint=checkpoint,
         checkpoint_every_s=checkpoint_every_s,
         watcher=teller,
-    ).run(resume=resume)
+    )
+    with one_thread(wanted=request.method == "transfer"):
+        progress, best = loop.run(resume=resume)
     task.network.load_state_dict(best)
     info = _info(request, start, dataset, recipe, progress, held_out(task.network), shop.device)
 

@@ -26,6 +26,7 @@
     │   │   ├── RequestTooLargeError       more bytes or more images than one request may carry
     │   │   ├── MediaTypeError             a body of a type that this path does not take
     │   │   └── IdempotencyKeyReusedError  the key belongs to an earlier request with other content
+    │   ├── PinnedModelError           a job names a model version that there is not
     │   ├── OutwardRefusedError        a URL that somebody gave is none that alexq goes to
     │   └── UsageError                 an argument that makes no sense
     └── FailedError                    ours: the caller did nothing wrong
@@ -230,6 +231,12 @@ class IdempotencyKeyReusedError(RequestError):
     """The ``Idempotency-Key`` belongs to an earlier request with other content."""
 
     code = "idempotency_key_reused"
+
+
+class PinnedModelError(RejectedError):
+    """A job names a model version that there is not."""
+
+    code = "pinned_model_unknown"
 
 
 class OutwardRefusedError(RejectedError):

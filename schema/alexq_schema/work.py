@@ -27,6 +27,8 @@ class Claim:
     """Processes that died while they held this job; any makes it a suspect, to be run alone."""
     waited_s: float = 0.0
     """Seconds from its acceptance to the claim, by the database's clock."""
+    pinned: str | None = None
+    """``name/version`` of the model version that the job must be done with; None: the active one."""
     left_s: float | None = None
     """Seconds from the claim to its deadline, by the database's clock; None: it has none."""
 

@@ -127,6 +127,7 @@ _CLAIM = (
         Job.expires_at,
         Job.created_at,
         Job.claimed_at,
+        Job.pinned_model,
     )
 )
 
@@ -152,6 +153,7 @@ def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> l
             image_key=row.image_key,
             errors=row.errors,
             crashes=row.crashes,
+            pinned=row.pinned_model,
             waited_s=(row.claimed_at - row.created_at).total_seconds(),
             left_s=None if row.expires_at is None else (row.expires_at - row.claimed_at).total_seconds(),
         )

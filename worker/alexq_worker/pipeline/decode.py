@@ -42,9 +42,13 @@ class DecodeStage:
         """Decode until told to end; once draining began, release what is not decoded."""
         while (item := self._items.get()[1]) is not None:
             if self._flow.draining.is_set():
-                self._flow.release(self._table, [item, *self._waiting()])
+                released = [item, *self._waiting()]
+                self._flow.release(self._table, released)
+                for one in released:
+                    if one.resident is not None:
+                        self._residents.leave(one.resident)
                 continue
-            resident = self._residents.take()
+            resident = item.resident or self._residents.take()
             if not self._added(item, resident):
                 self._residents.leave(resident)
 

@@ -43,6 +43,8 @@ class Item:
     """Its deadline by this process's clock, if it has one."""
     claimed_at: float = 0.0
     """By this process's clock, as the next."""
+    resident: Resident | None = None
+    """The version that it is pinned to, taken for it; None: whichever is active when it is decoded."""
     decoded_at: float = 0.0
     decode_s: float = 0.0
 

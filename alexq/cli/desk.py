@@ -37,7 +37,9 @@ class Handed(Protocol):
 class Desk(Protocol):
     """Takes images in and knows jobs; methods and errors are those of Producer and Client."""
 
-    def submit(self, images: Iterable[Any], deadline_s: float | None) -> tuple[Handed, Sequence[Job]]:
+    def submit(
+        self, images: Iterable[Any], deadline_s: float | None, model: str | None
+    ) -> tuple[Handed, Sequence[Job]]:
         """Hand in images; return what was accepted, and what was refused in the shape of jobs."""
 
     def find(self, id_: UUID) -> Handed:
@@ -72,8 +74,10 @@ class Local:
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
 
-    def submit(self, images: Iterable[Any], deadline_s: float | None) -> tuple[Handed, Sequence[Job]]:
-        submission = self._producer.submit(images, rejected="skip", deadline_s=deadline_s)
+    def submit(
+        self, images: Iterable[Any], deadline_s: float | None, model: str | None
+    ) -> tuple[Handed, Sequence[Job]]:
+        submission = self._producer.submit(images, rejected="skip", deadline_s=deadline_s, model=model)
         return submission, [rejection.as_job() for rejection in submission.rejected]
 
     def find(self, id_: UUID) -> Handed:
@@ -120,8 +124,10 @@ class Remote:
         self._client = client
         stamina.instrumentation.set_on_retry_hooks([_tell_of_retry])
 
-    def submit(self, images: Iterable[Any], deadline_s: float | None) -> tuple[Handed, Sequence[Job]]:
-        submission = self._client.submit(images, rejected="skip", deadline_s=deadline_s)
+    def submit(
+        self, images: Iterable[Any], deadline_s: float | None, model: str | None
+    ) -> tuple[Handed, Sequence[Job]]:
+        submission = self._client.submit(images, rejected="skip", deadline_s=deadline_s, model=model)
         return submission, submission.rejected
 
     def find(self, id_: UUID) -> Handed:

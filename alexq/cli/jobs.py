@@ -65,6 +65,12 @@ def submit(
         float | None,
         typer.Option(metavar="SECONDS", help="Jobs that no worker has begun by then expire."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME/VERSION", help="The model version that does them; by default whichever is active."
+        ),
+    ] = None,
     as_json: Json = False,
     server: Server = None,
     data_dir: DataDir = None,
@@ -76,7 +82,7 @@ def submit(
     with _desk(server, data_dir) as desk, Output(as_json=as_json, top_k=top_k) as output:
         output.begin("reading", None)
         images = _ticking(expand(paths, _names_from_stdin()), output)
-        submission, rejected = desk.submit(images, deadline)
+        submission, rejected = desk.submit(images, deadline, model)
         for job in rejected:
             output.show(job)
         if submission.job_ids and wait:

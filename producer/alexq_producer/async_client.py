@@ -42,11 +42,16 @@ class AsyncClient:
         self._http = httpx2.AsyncClient(base_url=self.server, headers=headers, transport=transport)
 
     async def classify(
-        self, image: Any, timeout_s: float = 60.0, *, idempotency_key: str | None = None
+        self,
+        image: Any,
+        timeout_s: float = 60.0,
+        *,
+        model: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Job:
         """Submit one image and return its finished job (see :meth:`Client.classify`)."""
         with tracing.span("classify", "client"):
-            return await self._run(operations.classify(image, timeout_s, idempotency_key))
+            return await self._run(operations.classify(image, timeout_s, model, idempotency_key))
 
     async def submit(
         self,
@@ -56,6 +61,7 @@ class AsyncClient:
         deadline_s: float | None = None,
         lane: Lane | None = None,
         webhook: UUID | None = None,
+        model: str | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncRemoteSubmission:
         """Hand in one image or many, also from an async iterable (see :meth:`Client.submit`)."""
@@ -70,6 +76,7 @@ class AsyncClient:
                     deadline_s=deadline_s,
                     lane=lane,
                     webhook=webhook,
+                    model=model,
                     idempotency_key=idempotency_key,
                 )
             )

@@ -54,12 +54,20 @@ class Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.Client(base_url=self.server, headers=headers, transport=transport)
 
-    def classify(self, image: Any, timeout_s: float = 60.0, *, idempotency_key: str | None = None) -> Job:
+    def classify(
+        self,
+        image: Any,
+        timeout_s: float = 60.0,
+        *,
+        model: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
         """Submit one image and return its finished job.
 
         Args:
             image: encoded bytes, a path, a binary file, a Pillow image, a NumPy array of uint8, or an
                 ``http(s)://`` URL, which the gateway fetches where its settings allow the host.
+            model: ``name/version`` that it must be done with; by default whichever is active.
 
         Raises:
             WaitTimeoutError: it is unfinished after ``timeout_s`` seconds; it goes on.
@@ -67,7 +75,7 @@ class Client:
             UnavailableError: the gateway, or what is behind it, does not answer.
         """
         with tracing.span("classify", "client"):
-            return self._run(operations.classify(image, timeout_s, idempotency_key))
+            return self._run(operations.classify(image, timeout_s, model, idempotency_key))
 
     def submit(
         self,
@@ -77,6 +85,7 @@ class Client:
         deadline_s: float | None = None,
         lane: Lane | None = None,
         webhook: UUID | None = None,
+        model: str | None = None,
         idempotency_key: str | None = None,
     ) -> RemoteSubmission:
         """Hand in one image or many; returns when they are accepted.
@@ -87,12 +96,14 @@ class Client:
             deadline_s: seconds from now after which a job that was not begun expires.
             lane: by default ``interactive`` for one image and ``bulk`` for many.
             webhook: one of the gateway's webhooks, which is told when all jobs have ended.
+            model: ``name/version`` that they must be done with; by default whichever is active.
             idempotency_key: for a repetition by another process; by default one of this call's own.
 
         Raises:
             ImageError: an image was refused; names it.
             UsageError: there was no image.
             WebhookNotFoundError: there is no such webhook.
+            PinnedModelError: there is no such model version.
             UnavailableError: the gateway, or what is behind it, does not answer.
         """
         lane = lane or (Lane.INTERACTIVE if is_one(images) else Lane.BULK)
@@ -106,6 +117,7 @@ class Client:
                     deadline_s=deadline_s,
                     lane=lane,
                     webhook=webhook,
+                    model=model,
                     idempotency_key=idempotency_key,
                 )
             )

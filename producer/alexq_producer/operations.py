@@ -89,17 +89,17 @@ class Accepted(BaseModel):
         return self.submission_id
 
 
-def classify(image: Any, timeout_s: float, idempotency_key: str | None) -> Operation[Job]:
+def classify(image: Any, timeout_s: float, model: str | None, idempotency_key: str | None) -> Operation[Job]:
     """Hand in one image and return its finished job."""
     deadline = time.monotonic() + timeout_s
     headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
     url = url_of(image)
     if url is not None:
-        body, params = json.dumps({"image_url": url}).encode(), {}
+        body, params = json.dumps({"image_url": url}).encode(), _given(model=model)
         headers["Content-Type"] = "application/json"
     else:
         name, body = encoded(image, 0)
-        params = {"source": utf8(name)}
+        params = _given(source=utf8(name), model=model)
         headers["Content-Type"] = "application/octet-stream"
     first = Call("POST", "/v1/jobs", params, headers, io.BytesIO(body))
     job = Job.model_validate_json((yield _waiting(first, timeout_s)))
@@ -125,6 +125,7 @@ def submit(
     deadline_s: float | None,
     lane: Lane,
     webhook: UUID | None,
+    model: str | None,
     idempotency_key: str | None,
 ) -> Operation[Accepted]:
     """Hand in what was packed."""
@@ -137,6 +138,7 @@ def submit(
         deadline_s=deadline_s,
         lane=lane.value,
         webhook=None if webhook is None else str(webhook),
+        model=model,
     )
     headers = {"Content-Type": packer.content_type, "Idempotency-Key": idempotency_key or str(uuid4())}
     answer = yield Call("POST", "/v1/submissions", params, headers, packed)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from celery import Celery
 
-from alexq_producer import sources
+from alexq_producer import pins, sources
 from alexq_producer.acceptance import Acceptance
 from alexq_producer.announcements import Announcements
 from alexq_producer.sources import Image
@@ -71,6 +71,7 @@ class Producer:
         rejected: Literal["raise", "skip"] = "raise",
         deadline_s: float | None = None,
         lane: Lane | None = None,
+        model: str | None = None,
     ) -> Submission:
         """Hand in one image or many; returns when they are accepted, that is, on disk.
 
@@ -84,9 +85,11 @@ class Producer:
                 for ever.
             lane: ``interactive`` jobs go before all ``bulk`` ones; by default one image is interactive
                 and many are bulk.
+            model: ``name/version`` that they must be done with; by default whichever is active.
 
         Raises:
             ImageError: an input was rejected; names it.
+            PinnedModelError: there is no such model version.
             UsageError: there was no image, or the deadline is not within the next ten years.
             ImageStoreError, DatabaseUnavailableError: nothing was accepted; submit again.
         """
@@ -95,10 +98,12 @@ class Producer:
                 f"deadline_s={deadline_s}: give the seconds from now, more than 0 and at most "
                 f"{MAX_DEADLINE_S:.0f} (ten years), or None to wait for ever"
             )
+        if model is not None:
+            pins.require_known(model, self.settings, self._database)
         lane = lane or (Lane.INTERACTIVE if sources.is_one(images) else Lane.BULK)
         with tracing.span("submit"), self._images.staging() as staging:
             new_jobs, rejections = self._take_in(sources.each(images), staging, skip=rejected == "skip")
-            submission = NewSubmission(tagged_id(self._tag), new_jobs, lane, deadline_s)
+            submission = NewSubmission(tagged_id(self._tag), new_jobs, lane, deadline_s, model=model)
             if new_jobs:
                 self._acceptance.accept(submission, staging)
         return self._submission(submission, rejections)
@@ -133,8 +138,11 @@ class Producer:
             raise UsageError("nothing to submit: the call held no image")
         return new_jobs, rejections
 
-    def classify(self, image: Image, timeout_s: float = 60.0) -> Job:
+    def classify(self, image: Image, timeout_s: float = 60.0, *, model: str | None = None) -> Job:
         """Submit one image and return its finished job.
+
+        Args:
+            model: as for :meth:`submit`.
 
         Raises:
             WaitTimeoutError: it is unfinished after ``timeout_s`` seconds; it goes on.
@@ -142,9 +150,11 @@ class Producer:
         """
         if not sources.is_one(image):
             raise UsageError("classify takes one image; use submit for many")
+        if model is not None:
+            pins.require_known(model, self.settings, self._database)
         with tracing.span("classify"), self._images.staging() as staging:
             new_jobs, _ = self._take_in(iter([image]), staging, skip=False)
-            new = NewSubmission(tagged_id(self._tag), new_jobs, Lane.INTERACTIVE)
+            new = NewSubmission(tagged_id(self._tag), new_jobs, Lane.INTERACTIVE, model=model)
             # Whoever listens before there is a job needs not ask whether it has ended already.
             with self._announcements.of(new.submission_id, [new_jobs[0].job_id]) as listener:
                 self._acceptance.accept(new, staging)

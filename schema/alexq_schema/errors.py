@@ -27,6 +27,7 @@
     │   │   ├── MediaTypeError             a body of a type that this path does not take
     │   │   └── IdempotencyKeyReusedError  the key belongs to an earlier request with other content
     │   ├── DatasetError               labelled pictures that nothing can be learnt from
+    │   ├── PinnedModelError           a job names a model version that there is not
     │   ├── OutwardRefusedError        a URL that somebody gave is none that alexq goes to
     │   └── UsageError                 an argument that makes no sense
     └── FailedError                    ours: the caller did nothing wrong
@@ -239,6 +240,12 @@ class DatasetError(RejectedError):
     """Labelled pictures that nothing can be learnt or measured from: names every problem and where it is."""
 
     code = "dataset"
+
+
+class PinnedModelError(RejectedError):
+    """A job names a model version that there is not."""
+
+    code = "pinned_model_unknown"
 
 
 class OutwardRefusedError(RejectedError):

@@ -75,6 +75,8 @@ class ClassifyImage(Message):
     image_base64: str | None = None
     image_key: Sha256 | None = None
     source: str = Field(default="", max_length=1024)
+    model: str | None = Field(default=None, max_length=129)
+    """``name/version`` that it must be done with; by default whichever is active."""
 
     @model_validator(mode="after")
     def _one_image_at_most(self) -> Self:

@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     """Pause after a job's first error of ours; four times as long after each further one, with jitter."""
     max_crashes: int = Field(default=3, ge=1)
     """Deaths of the worker process that held a job before the job is dead."""
+    pinned_models: int = Field(default=1, ge=1)
+    """Model versions that a worker keeps in memory for jobs that name one, beside the active one."""
     heartbeat_s: float = Field(default=2.0, gt=0)
     silent_after_s: float = Field(default=10.0, gt=0)
     """Age of a worker's last sign of progress after which its jobs return to the queue."""

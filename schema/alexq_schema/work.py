@@ -29,6 +29,8 @@ class Claim:
     """Seconds from its acceptance to the claim, by the database's clock."""
     image_bytes: int = 0
     """Size of its image."""
+    pinned: str | None = None
+    """``name/version`` of the model version that the job must be done with; None: the active one."""
     left_s: float | None = None
     """Seconds from the claim to its deadline, by the database's clock; None: it has none."""
     traceparent: str | None = None

@@ -71,7 +71,7 @@ class Rig:
         self.now_s = 100.0
         self.database = database
         self.loader: Any = Loader(database)
-        self.residents = Residents(self.loader.load("m/1"))
+        self.residents = Residents(self.loader.load("m/1"), self.loader.load, 1)
         self.worker_id: UUID = new_id()
         self.metrics = Metrics()
         self.switched: list[Any] = []

@@ -80,7 +80,7 @@ class Process:
         self.database = Database(settings.database_url)
         loader = Loader(settings, self.database)
         self.serving = loader.load(settings.model)
-        residents = Residents(self.serving)
+        residents = Residents(self.serving, loader.load, settings.pinned_models)
         self.worker_id = new_id()
         logs.bind(worker_id=str(self.worker_id))
         client = redis.Redis.from_url(

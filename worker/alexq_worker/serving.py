@@ -10,6 +10,7 @@ it is activated again. Where ``ALEXQ_MODEL`` names a version, the worker serves 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -18,7 +19,7 @@ from uuid import UUID
 from alexq_schema.db import workers
 from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError, UnavailableError
-from alexq_schema.models import ModelStore
+from alexq_schema.models import ModelStore, ModelVersion
 from alexq_schema.settings import Settings
 from alexq_worker.inference.decode import Decoder, memory_for
 from alexq_worker.inference.engine import Engine
@@ -38,13 +39,14 @@ class Loaded(Resident):
 
 
 class Loader:
-    """Brings model versions into memory, each with its row in ``model_versions``; one thread at a time."""
+    """Brings model versions into memory, each with its row in ``model_versions``; one at a time."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
         self.store = ModelStore(settings.models_dir)
         self._memory = memory_for(settings.max_image_pixels)
+        self._loading = threading.Lock()
 
     def load(self, ref: str = "") -> Loaded:
         """Return a version, verified and warm: ``ref``, or the active one.
@@ -53,8 +55,11 @@ class Loader:
             ModelError, DeviceError, EngineError, SettingsError: it cannot be served.
             DatabaseUnavailableError: its row cannot be had.
         """
+        with self._loading:
+            return self._load(self.store.resolve(ref))
+
+    def _load(self, version: ModelVersion) -> Loaded:
         settings = self._settings
-        version = self.store.resolve(ref)
         decoder = Decoder(version.info.preprocessing, settings.max_image_pixels, self._memory)
         engine = Engine.load(
             version, device=settings.device, precision=settings.precision, max_batch=settings.max_batch

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from alexq_producer.gateway.auth import BEARER, Caller, let_in
-from alexq_producer.gateway.headers import WebhookId, preferred_wait_s
+from alexq_producer.gateway.headers import PinnedModel, WebhookId, preferred_wait_s
 from alexq_producer.gateway.problems import error_response
 from alexq_producer.producer import MAX_DEADLINE_S
 from alexq_schema import keys
@@ -37,6 +37,7 @@ class JobOptions(BaseModel):
     deadline_s: Deadline = None
     lane: Lane = Lane.INTERACTIVE
     webhook: WebhookId = None
+    model: PinnedModel = None
 
 
 _DEFAULTS: Final = JobOptions()

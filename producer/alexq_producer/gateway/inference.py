@@ -79,7 +79,8 @@ async def answer(request: Request, asked: Asked, name: str, version: str | None 
     """
     core, _, keys = shared(request)
     with keys.hold(asked.caller.tenant, asked.key):
-        wanted, accepted = await _accept(request, asked)
+        pinned = None if version is None else f"{name}/{version}"
+        wanted, accepted = await _accept(request, asked, pinned)
     assert accepted.submission_id is not None  # nothing is skipped
     job_ids = [job.job_id for job in accepted.jobs if job.job_id]
     finished: dict[UUID | None, Job] = {}
@@ -113,10 +114,10 @@ async def answer(request: Request, asked: Asked, name: str, version: str | None 
     )
 
 
-async def _accept(request: Request, asked: Asked) -> tuple[InferRequest, Accepted]:
+async def _accept(request: Request, asked: Asked, model: str | None) -> tuple[InferRequest, Accepted]:
     """Let the request in as one image: how many there are is known when its JSON is."""
     _, intake, _ = shared(request)
-    wish = Wish(asked.caller.tenant, Lane.INTERACTIVE, None, skips_rejected=False, key=asked.key)
+    wish = Wish(asked.caller.tenant, Lane.INTERACTIVE, None, skips_rejected=False, key=asked.key, model=model)
     async with intake.admit(wish) as grant:
         return await _take(request, asked, wish, grant)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, closing
 
+from alexq_producer import pins
 from alexq_producer.gateway.admission import Admission, Grant
 from alexq_producer.gateway.bodies import MEMORY_BYTES
 from alexq_producer.gateway.core import Core
@@ -66,6 +67,7 @@ class Intake:
             QuotaExceededError: the tenant may not have so much. Nothing was accepted.
             UsageError: there is none.
             WebhookNotFoundError: there is no such webhook.
+            PinnedModelError: there is no such model version.
             IdempotencyKeyReusedError: the key stands for other images.
             OutwardUnavailableError: an image's URL gives nothing now. Nothing was accepted.
             ImageStoreError, DatabaseUnavailableError: nothing was accepted.
@@ -101,8 +103,11 @@ class Intake:
                 wish.deadline_s,
                 tenant=wish.tenant,
                 notice=wish.notice,
+                model=wish.model,
             )
             self._require_webhook(wish)
+            if wish.model is not None:
+                pins.require_known(wish.model, self._core.settings, self._core.database)
             claim = wish.key and Claim(wish.tenant or "", wish.key, fingerprint, submission.submission_id)
             while not self._core.acceptance.accept(submission, staging, claim or None):
                 if earlier := self._earlier(wish):  # another gateway was first

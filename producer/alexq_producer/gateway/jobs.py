@@ -94,7 +94,15 @@ async def submit_image(
     """
     core, intake, keys = shared(request)
     notice = None if options.webhook is None else Notice(options.webhook, Event.JOB_FINISHED)
-    wish = Wish(caller.tenant, options.lane, options.deadline_s, skips_rejected=False, key=key, notice=notice)
+    wish = Wish(
+        caller.tenant,
+        options.lane,
+        options.deadline_s,
+        skips_rejected=False,
+        key=key,
+        notice=notice,
+        model=options.model,
+    )
     content_type = request.headers.get("content-type", "")
     limit = core.settings.max_image_bytes
     carrier = Carrier.of(content_type)

@@ -51,6 +51,7 @@ _STATUS: Final[tuple[tuple[type[AlexqError], HTTPStatus], ...]] = (
     (errors.RequestError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.ImageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.OutwardRefusedError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (errors.PinnedModelError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.UsageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (errors.QueueFullError, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.ThrottledError, HTTPStatus.TOO_MANY_REQUESTS),

@@ -16,7 +16,7 @@ from alexq_producer.gateway.bodies import Body
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.direct import Deadline
 from alexq_producer.gateway.entries import ImageReference, many_of
-from alexq_producer.gateway.headers import IdempotencyKey, WebhookId, cursor_of, read_cursor
+from alexq_producer.gateway.headers import IdempotencyKey, PinnedModel, WebhookId, cursor_of, read_cursor
 from alexq_producer.gateway.jobs import LOOK_AGAIN_S
 from alexq_producer.gateway.resources import AcceptedSubmission, RejectedInput, Submission, SubmissionPage
 from alexq_producer.gateway.state import shared
@@ -96,6 +96,7 @@ async def submit_images(
     deadline_s: Deadline = None,
     lane: Lane = Lane.BULK,
     webhook: WebhookId = None,
+    model: PinnedModel = None,
 ) -> AcceptedSubmission:
     """Hand in up to 10,000 images in one request: as files of a form, a tar or ZIP archive, or lines of JSON.
 
@@ -104,7 +105,15 @@ async def submit_images(
     """
     core, intake, keys = shared(request)
     notice = None if webhook is None else Notice(webhook, Event.SUBMISSION_FINISHED)
-    wish = Wish(caller.tenant, lane, deadline_s, skips_rejected=rejected == "skip", key=key, notice=notice)
+    wish = Wish(
+        caller.tenant,
+        lane,
+        deadline_s,
+        skips_rejected=rejected == "skip",
+        key=key,
+        notice=notice,
+        model=model,
+    )
     settings = core.settings
 
     def too_large() -> RequestTooLargeError:

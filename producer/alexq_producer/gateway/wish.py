@@ -26,6 +26,8 @@ class Wish:
     """The ``Idempotency-Key``."""
     notice: Notice | None = None
     """Which webhook is told when all has ended."""
+    model: str | None = None
+    """``name/version`` that they must be done with; None: whichever is active."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ class NewJob:
     source: str
     image_key: str
     image_bytes: int
+    model: str | None = None
+    """Of a job of Celery's own door: as a submission's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class NewSubmission:
     """Which webhook is told when it has ended."""
     traceparent: str | None = None
     """The span that hands it in, where that is sampled."""
+    model: str | None = None
+    """``name/version`` that its jobs must be done with; None: whichever is active."""
 
 
 _NEW = {
@@ -72,7 +76,7 @@ def add(connection: Connection, submissions: Sequence[NewSubmission]) -> None:
     )
     rows = [
         {
-            **_row(job, position, TASK_CLASSIFY_JOBS, one.lane),
+            **_row(job, position, TASK_CLASSIFY_JOBS, one.lane, one.model),
             "submission_id": one.submission_id,
             "traceparent": one.traceparent,
             "b_deadline_s": one.deadline_s,
@@ -90,10 +94,12 @@ def add_if_absent(connection: Connection, jobs: Sequence[NewJob]) -> None:
     """Insert queued jobs of Celery's own door, but for ids that are there: a message may come twice."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(Job).values(_NEW).on_conflict_do_nothing(index_elements=[Job.id])
-    connection.execute(statement, [_row(job, 0, TASK_CLASSIFY_IMAGE, Lane.INTERACTIVE) for job in jobs])
+    connection.execute(
+        statement, [_row(job, 0, TASK_CLASSIFY_IMAGE, Lane.INTERACTIVE, job.model) for job in jobs]
+    )
 
 
-def _row(job: NewJob, position: int, task: str, lane: Lane) -> dict[str, Any]:
+def _row(job: NewJob, position: int, task: str, lane: Lane, model: str | None) -> dict[str, Any]:
     return {
         "id": job.job_id,
         "position": position,
@@ -102,4 +108,5 @@ def _row(job: NewJob, position: int, task: str, lane: Lane) -> dict[str, Any]:
         "source": storable(job.source)[:1024],
         "image_key": job.image_key,
         "image_bytes": job.image_bytes,
+        "pinned_model": model,
     }

@@ -129,6 +129,7 @@ _CLAIM = (
         Job.created_at,
         Job.claimed_at,
         Job.traceparent,
+        Job.pinned_model,
     )
 )
 
@@ -155,6 +156,7 @@ def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> l
             image_bytes=row.image_bytes,
             errors=row.errors,
             crashes=row.crashes,
+            pinned=row.pinned_model,
             waited_s=(row.claimed_at - row.created_at).total_seconds(),
             left_s=None if row.expires_at is None else (row.expires_at - row.claimed_at).total_seconds(),
             traceparent=row.traceparent,

@@ -100,6 +100,8 @@ class Job(Base):
     image_key: Mapped[str] = mapped_column(String(64))
     """SHA-256 of the image, its key in the image store."""
     image_bytes: Mapped[int]
+    pinned_model: Mapped[str | None] = mapped_column(String(129))
+    """``name/version`` that it must be done with; None: whichever is active."""
 
     state: Mapped[str] = mapped_column(String(16))
     attempt: Mapped[int]

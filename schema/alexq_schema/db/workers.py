@@ -57,6 +57,12 @@ def register_model(connection: Connection, model: ModelRef, weights_sha256: str)
     return connection.execute(statement).scalar_one()
 
 
+def has_served(connection: Connection, name: str, version: str) -> bool:
+    """Return whether any worker has ever served this version."""
+    statement = select(ModelVersion.id).where(ModelVersion.name == name, ModelVersion.version == version)
+    return connection.execute(statement.limit(1)).first() is not None
+
+
 def register(
     connection: Connection, worker_id: UUID, *, host: str, pid: int, device: str, model_id: int
 ) -> None:

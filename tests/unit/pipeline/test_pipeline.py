@@ -18,6 +18,8 @@ from alexq_schema.errors import (
     DeviceMemoryError,
     ImageCorruptError,
     ImageNotFoundError,
+    ModelInvalidError,
+    ModelNotFoundError,
 )
 from alexq_schema.ids import new_id
 from alexq_schema.job import Job, JobState
@@ -47,14 +49,16 @@ class MemoryTable:
         self.queued: dict[UUID, str] = {}
         self.crashes: dict[UUID, int] = {}
         self.left_s: dict[UUID, float] = {}
+        self.pinned: dict[UUID, str] = {}
         self.outcomes: dict[UUID, Outcome] = {}
         self.released: list[UUID] = []
         self.calls: list[str] = []
         self.outages = 0
         self.image_bytes = 0
 
-    def queue(self, count: int, image: str = "7", crashes: int = 0) -> list[UUID]:
+    def queue(self, count: int, image: str = "7", crashes: int = 0, pinned: str | None = None) -> list[UUID]:
         job_ids = [new_id() for _ in range(count)]
+        self.pinned |= {} if pinned is None else dict.fromkeys(job_ids, pinned)
         self.queued.update(dict.fromkeys(job_ids, image))
         self.crashes.update(dict.fromkeys(job_ids, crashes))
         return job_ids
@@ -72,6 +76,7 @@ class MemoryTable:
                 image_key=self.queued.pop(job_id),
                 crashes=self.crashes.get(job_id, 0),
                 image_bytes=self.image_bytes,
+                pinned=self.pinned.get(job_id),
                 left_s=self.left_s.get(job_id),
             )
             for job_id in taken
@@ -219,7 +224,12 @@ class Rig:
         self.table = MemoryTable()
         self.decoder = GreyDecoder()
         self.engine = GreyEngine()
-        self.residents = Residents(self.resident(1, self.engine))
+        self.loading: list[str] = []
+        self.loaded: list[GreyEngine] = []
+        self.wrong: dict[str, Exception] = {}
+        self.may_load = threading.Event()
+        self.may_load.set()
+        self.residents = Residents(self.resident(1, self.engine), self.load, limit=2)
         self.isolation = Child()
         self.reports: list[CommitReport] = []
         self.room = threading.Event()
@@ -247,6 +257,14 @@ class Rig:
             max_batch=MAX_BATCH,
         )
 
+    def load(self, ref: str) -> Resident:
+        self.loading.append(ref)
+        assert self.may_load.wait(10)
+        if ref in self.wrong:
+            raise self.wrong[ref]
+        self.loaded.append(GreyEngine())
+        return self.resident(int(ref.removeprefix("grey/")), self.loaded[-1])
+
     def waiting(self) -> int:
         """Return how many pictures wait for the device."""
         return self.pipeline._assembly.waiting(self.residents.active)
@@ -262,6 +280,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     yield rig
     rig.decoder.may_go.set()
     rig.engine.may_go.set()
+    rig.may_load.set()
     assert rig.pipeline.stop(10)
     assert rig.fatal == []
 
@@ -698,3 +717,105 @@ def test_a_suspect_is_run_with_the_version_that_is_active_by_then(rig: Rig) -> N
     rig.submit(rig.table.queue(1, "5", crashes=1)).result(10)
 
     assert models_of(rig) == [2]
+
+
+def test_pinned_jobs_are_done_by_their_version_in_batches_of_their_own(rig: Rig) -> None:
+    rig.engine.may_go.clear()
+    first = rig.submit(rig.table.queue(1))
+    eventually(lambda: rig.engine.sizes == [1], what="the device is busy")
+    plain, pinned = rig.table.queue(3, "5"), rig.table.queue(4, "6", pinned="grey/2")
+    futures = [first, rig.submit([*plain[:2], *pinned, *plain[2:]])]
+    eventually(lambda: rig.loaded, what="the version is loaded")
+    rig.engine.may_go.set()
+    for future in futures:
+        future.result(10)
+
+    [second] = rig.loaded
+    assert sum(second.sizes) == 4
+    assert {
+        (outcome.model_id, outcome.predictions.label)
+        for job_id, outcome in rig.table.outcomes.items()
+        if isinstance(outcome, Succeeded) and job_id in {*plain, *pinned}
+    } == {(1, "grey 5"), (2, "grey 6")}
+
+
+def test_a_pin_to_the_active_version_loads_nothing(rig: Rig) -> None:
+    rig.submit(rig.table.queue(2, pinned="grey/1")).result(10)
+
+    assert (models_of(rig), rig.loaded) == ([1, 1], [])
+
+
+def test_others_go_on_while_a_pinned_version_is_loaded(rig: Rig) -> None:
+    rig.may_load.clear()
+    pinned = rig.submit(rig.table.queue(2, pinned="grey/2"))
+    rig.submit(rig.table.queue(20)).result(10)
+
+    assert not pinned.done()
+    rig.may_load.set()
+    pinned.result(10)
+
+
+def test_the_version_asked_for_least_recently_goes_for_another(rig: Rig) -> None:
+    for version in (2, 3, 2, 4):
+        rig.submit(rig.table.queue(1, pinned=f"grey/{version}")).result(10)
+
+    second, third, fourth = rig.loaded
+    assert third.is_closed
+    assert not second.is_closed
+    assert not fourth.is_closed
+
+
+def test_many_versions_at_once_are_all_done_though_few_fit(rig: Rig) -> None:
+    wanted = {
+        job_id: version for version in range(2, 9) for job_id in rig.table.queue(3, pinned=f"grey/{version}")
+    }
+    rig.submit(list(wanted)[::2] + list(wanted)[1::2]).result(10)
+
+    got = {job_id: o.model_id for job_id, o in rig.table.outcomes.items() if isinstance(o, Succeeded)}
+    assert got == wanted
+    assert sum(not engine.is_closed for engine in rig.loaded) <= 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (ModelNotFoundError("no model grey/2"), Failed, "pinned_model_unknown"),
+        (ModelInvalidError("tampered with"), Errored, "model_invalid"),
+        (RuntimeError("a bug in a library"), Errored, "failed"),
+    ],
+)
+def test_a_version_that_cannot_be_had_ends_its_jobs_and_no_others(
+    rig: Rig, error: Exception, kind: type, code: str
+) -> None:
+    rig.wrong["grey/2"] = error
+    bad, good = rig.table.queue(2, pinned="grey/2"), rig.table.queue(2)
+    rig.submit([*bad, *good]).result(10)
+
+    for job_id in bad:
+        outcome = rig.table.outcomes[job_id]
+        assert isinstance(outcome, kind)
+        assert isinstance(outcome, Failed | Errored)
+        assert outcome.code == code
+        assert not getattr(outcome, "is_retryable", False)  # never a loop
+    assert all(isinstance(rig.table.outcomes[job_id], Succeeded) for job_id in good)
+
+
+def test_a_pinned_suspect_runs_alone_with_its_version(rig: Rig) -> None:
+    rig.submit(rig.table.queue(1, "5", crashes=1, pinned="grey/2")).result(10)
+
+    assert models_of(rig) == [2]
+    assert len(rig.isolation.ran) == 1
+
+
+def test_stopping_gives_pinned_jobs_back_that_wait_for_their_version(rig: Rig) -> None:
+    rig.may_load.clear()
+    first = rig.submit(rig.table.queue(2, pinned="grey/2"))
+    second = rig.submit(rig.table.queue(2, pinned="grey/3"))
+    eventually(lambda: {"grey/2", "grey/3"} & set(rig.loading), what="a version is being loaded")
+    rig.pipeline.drain()
+    rig.may_load.set()
+
+    assert rig.pipeline.stop(10)
+    summaries = [first.result(10), second.result(10)]
+    assert sum(one.given_back for one in summaries) + len(rig.table.outcomes) == 4
+    assert len(rig.loaded) <= 1

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from alexq_worker.pipeline.flow import Flow, Item, ItemQueue
+from alexq_worker.pipeline.pins import Pinned
 from alexq_worker.pipeline.policy import rank
 from alexq_worker.pipeline.ports import JobTable
 from alexq_worker.pipeline.ticket import Ticket
@@ -22,6 +23,7 @@ class Claimer:
         tickets: queue.SimpleQueue[Ticket | None],
         items: ItemQueue,
         suspects: queue.SimpleQueue[Item | None],
+        pinned: Pinned,
     ) -> None:
         self._flow = flow
         self._table = table
@@ -29,6 +31,7 @@ class Claimer:
         self._tickets = tickets
         self._items = items
         self._suspects = suspects
+        self._pinned = pinned
 
     def run(self) -> None:
         """Claim until draining begins; then give back what was not claimed."""
@@ -72,7 +75,10 @@ class Claimer:
             self._flow.leave(ticket.lane, len(ticket.job_ids) - claimed[id(ticket)])
         for item in items:
             self._claimed += 1
-            if item.claim.crashes:
+            place = rank(item.ticket.lane, self._claimed)
+            if item.claim.pinned is not None:
+                self._pinned.put((place, item))
+            elif item.claim.crashes:
                 self._suspects.put(item)
             else:
-                self._items.put((rank(item.ticket.lane, self._claimed), item))
+                self._items.put((place, item))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from alexq_schema.errors import AlexqError, FailedError, ImageError, ImageLostError, ImageNotFoundError
 from alexq_schema.work import Claim, Errored, Failed, Late, Outcome
@@ -49,9 +49,9 @@ class DecodeStage:
         """Decode until told to end; once draining began, release what is not decoded."""
         while (item := self._items.get()[1]) is not None:
             if self._flow.draining.is_set():
-                self._flow.release(self._table, [item, *take_all(self._items)])
+                give_back(self._flow, self._table, self._residents, [item, *take_all(self._items)])
                 continue
-            resident = self._residents.take()
+            resident = item.resident or self._residents.take()
             if not self._added(item, resident):
                 self._residents.leave(resident)
 
@@ -90,6 +90,14 @@ class DecodeStage:
             return False
         self._finished.put(Ended(item, Late(item.claim)))
         return True
+
+
+def give_back(flow: Flow, table: JobTable, residents: Residents, items: Sequence[Item]) -> None:
+    """Release claimed jobs that are not decoded, and the versions that were taken for them."""
+    flow.release(table, items)
+    for item in items:
+        if item.resident is not None:
+            residents.leave(item.resident)
 
 
 def load_picture(images: ImageLoader, decoder: Decoder, image_key: str) -> Picture | AlexqError:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 
 from alexq_schema.errors import UnavailableError
-from alexq_worker.pipeline.decode import load
+from alexq_worker.pipeline.decode import give_back, load
 from alexq_worker.pipeline.flow import RETRY_S, Flow, Item, ItemQueue, take_all
 from alexq_worker.pipeline.ports import ImageLoader, JobTable
+from alexq_worker.pipeline.residents import Residents
 
 AHEAD_BYTES = 256 * 2**20
 """Bytes of images read and not decoded, at the most; one image of more goes alone."""
@@ -56,6 +57,7 @@ class FetchStage:
         flow: Flow,
         table: JobTable,
         images: ImageLoader,
+        residents: Residents,
         claimed: ItemQueue,
         items: ItemQueue,
         budget: ByteBudget,
@@ -63,6 +65,7 @@ class FetchStage:
         self._flow = flow
         self._table = table
         self._images = images
+        self._residents = residents
         self._claimed = claimed
         self._items = items
         self._budget = budget
@@ -76,7 +79,7 @@ class FetchStage:
                 return
             self._budget.take(item.claim.image_bytes, self._flow.draining)
             if self._flow.draining.is_set() or not self._fetch(item):
-                self._flow.release(self._table, [item, *take_all(self._claimed)])
+                give_back(self._flow, self._table, self._residents, [item, *take_all(self._claimed)])
             else:
                 self._items.put((place, item))
 

@@ -45,6 +45,8 @@ class Item:
     """By this process's clock, as the next."""
     fetched: bytes | AlexqError | None = None
     """Its image, read ahead, or why it could not be; None: the decoder reads it."""
+    resident: Resident | None = None
+    """The version that it is pinned to, taken for it; None: whichever is active when it is decoded."""
     decoded_at: float = 0.0
     decode_s: float = 0.0
 

@@ -36,12 +36,17 @@ class IsolateStage:
     def run(self) -> None:
         """Run suspects until told to end; once draining began, release those that have no outcome."""
         while (item := self._suspects.get()) is not None:
-            if self._flow.draining.is_set():
-                self._flow.release(self._table, [item])
-                continue
-            with self._flow.waiting():
-                outcome = self._isolation.classify(item.claim, self._residents.active)
-            if self._flow.draining.is_set() and isinstance(outcome, Errored):
-                self._flow.release(self._table, [item])  # ended with the child, not by its own fault
-            else:
-                self._finished.put(Ended(item, outcome))
+            self._run(item)
+            if item.resident is not None:
+                self._residents.leave(item.resident)
+
+    def _run(self, item: Item) -> None:
+        if self._flow.draining.is_set():
+            self._flow.release(self._table, [item])
+            return
+        with self._flow.waiting():
+            outcome = self._isolation.classify(item.claim, item.resident or self._residents.active)
+        if self._flow.draining.is_set() and isinstance(outcome, Errored):
+            self._flow.release(self._table, [item])  # ended with the child, not by its own fault
+        else:
+            self._finished.put(Ended(item, outcome))

@@ -4,7 +4,8 @@ Where images come over a network, threads that read them (FetchStage) stand betw
 
     submit ─▶ Claimer ─▶ items ─▶ DecodeStage ─▶ Assembly ─▶ ForwardStage ─▶ finished ─▶ CommitStage
              1 UPDATE │           a thread/core   2 buffers    the device                1 transaction
-                      └─▶ suspects ─▶ IsolateStage (a child process, one at a time) ──▶ finished
+                      ├─▶ suspects ─▶ IsolateStage (a child process, one at a time) ──▶ finished
+                      └─▶ pinned ─▶ PinStage (loads the version that a job names) ─▶ items | suspects
 
 An item is in one stage's hands at a time. The outside stops handing in messages while there is no
 ``room``; that bounds what waits before the claimer, and the queues after it are bounded. A stage that
@@ -30,6 +31,7 @@ from alexq_worker.pipeline.fetch import AHEAD_BYTES, ByteBudget, FetchStage
 from alexq_worker.pipeline.flow import Answer, Ended, Flow, Forwarded, Item, ItemQueue
 from alexq_worker.pipeline.forward import ForwardStage
 from alexq_worker.pipeline.isolate import IsolateStage
+from alexq_worker.pipeline.pins import Pinned, PinStage
 from alexq_worker.pipeline.policy import LAST, Rank
 from alexq_worker.pipeline.ports import ImageLoader, Isolation, JobTable
 from alexq_worker.pipeline.residents import Residents
@@ -72,11 +74,12 @@ class Pipeline:
         self._tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._isolation = isolation
         self._suspects: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._pinned: Pinned = queue.SimpleQueue()
         self._items: ItemQueue = queue.PriorityQueue()  # bounded by the capacities of the lanes
         finished: queue.Queue[Forwarded | Ended | None] = queue.Queue(self._flow.capacity)
         self._claimed: ItemQueue = queue.PriorityQueue() if images.is_remote else self._items
         budget = ByteBudget(AHEAD_BYTES)
-        fetch = FetchStage(self._flow, table, images, self._claimed, self._items, budget)
+        fetch = FetchStage(self._flow, table, images, residents, self._claimed, self._items, budget)
         self._fetchers = [
             self._thread(f"alexq-fetch-{n}", fetch.run) for n in range(fetch_threads * images.is_remote)
         ]
@@ -84,8 +87,11 @@ class Pipeline:
             self._flow, table, images, residents, self._items, self._assembly, finished, budget.give
         )
         self._claimer = self._thread(
-            "alexq-claim", Claimer(self._flow, table, self._tickets, self._claimed, self._suspects).run
+            "alexq-claim",
+            Claimer(self._flow, table, self._tickets, self._claimed, self._suspects, self._pinned).run,
         )
+        pins = PinStage(self._flow, table, residents, self._pinned, self._claimed, self._suspects, finished)
+        self._loader = self._thread("alexq-pins", pins.run)
         self._decoders = [self._thread(f"alexq-decode-{n}", decode.run) for n in range(decode_threads)]
         self._isolator = self._thread(
             "alexq-isolate",
@@ -117,6 +123,7 @@ class Pipeline:
                 *self._decoders,
                 *self._fetchers,
                 self._isolator,
+                self._loader,
                 self._claimer,
                 self._stopper,
             ):
@@ -196,6 +203,8 @@ class Pipeline:
     def _end_stages_in_order(self) -> None:
         self._claimer.join()
         self._isolation.stop()
+        self._pinned.put(None)
+        self._loader.join()
         self._suspects.put(None)
         for threads, waiting in ((self._fetchers, self._claimed), (self._decoders, self._items)):
             for number, _ in enumerate(threads):

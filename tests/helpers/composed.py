@@ -92,7 +92,7 @@ class Composed:
         container.start(is_forked=is_forked)
         self._running.append(container)
         if container.healthcheck:
-            eventually(container.is_well, 120, every_s=0.3, what=f"{name} is healthy")
+            eventually(container.is_well, 120, every_s=1.0, what=f"{name} is healthy")
         if name == "postgres":
             container.make_database()
         return container

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +20,7 @@ from alexq import Client
 from alexq_schema.job import JobState
 from alexq_schema.models import ModelStore
 from tests.helpers import compose
-from tests.helpers.composed import Composed
+from tests.helpers.composed import Composed, Container
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import encode, photo_crops
 
@@ -103,10 +105,31 @@ def test_what_the_file_runs_loses_nothing_while_workers_come_and_go(project: Com
     login = tuple((project.secrets / "alexq_monitor_login").read_text().strip().split(":"))
     assert httpx2.get(f"http://{monitor}:5555/").status_code == 401
     assert httpx2.get(f"http://{monitor}:5555/overview", auth=login).status_code == 200
+    assert httpx2.get(f"http://{gateway}:8080/readyz").json()["broker"] == "ok"
+    while_the_broker_is_away(up["redis"], up["worker-cpu"], project)
     for container in up.values():
         assert container.is_well(), container.name
     for name in (*reversed(names), "redis", "postgres"):
         assert (name, up[name].stop()) == (name, 0)
+
+
+def while_the_broker_is_away(broker: Container, worker: Container, project: Composed) -> None:
+    """A worker's probes pass, both Docker's and Kubernetes', as it goes on rewriting its health file."""
+    file = Path(worker.env["ALEXQ_HEALTH_FILE"])
+    alive = ["python", "-m", "alexq.stack.health", "--or-starting", "/tmp/alexq.json"]
+    assert broker.process is not None
+    os.kill(broker.process.pid, signal.SIGSTOP)
+    try:
+        for _ in range(2):  # the first may have been on its way
+            before = file.stat().st_mtime_ns
+            eventually(lambda before=before: file.stat().st_mtime_ns > before, what="the worker lives")
+        assert worker.is_well()
+        assert worker.execute(worker.argv(alive)).returncode == 0
+    finally:
+        os.kill(broker.process.pid, signal.SIGCONT)
+    starting = project.container("worker-cpu", 9)
+    assert starting.execute(starting.argv(alive)).returncode == 0
+    assert starting.execute(starting.healthcheck).returncode == 1
 
 
 def metrics(monitor: str) -> str:

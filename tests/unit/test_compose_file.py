@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from alexq_schema.settings import Settings
 from tests.helpers import compose, dockerfile
@@ -73,6 +77,18 @@ def test_no_worker_starts_without_a_model_or_before_the_tables_are_there() -> No
         assert SERVICES[name]["volumes"][-1] == "models:/data/models:ro"
 
 
+def test_every_one_shot_is_waited_for_by_what_goes_on() -> None:
+    """Else `docker compose up --wait` takes its end for a failure."""
+    awaited = {
+        needed
+        for name, service in SERVICES.items()
+        for needed, how in service.get("depends_on", {}).items()
+        if how["condition"] == "service_completed_successfully" and name not in ONE_SHOTS
+    }
+
+    assert awaited == ONE_SHOTS - {"secrets"}
+
+
 def test_a_gpu_is_asked_for_unless_the_profile_is_cpu() -> None:
     reserved = SERVICES["worker"]["deploy"]["resources"]["reservations"]["devices"]
 
@@ -132,6 +148,39 @@ def test_an_image_runs_as_a_numbered_user_below_tini(name: str) -> None:
         f"org.opencontainers.image.{key}"
         for key in ("title", "description", "version", "revision", "licenses")
     }
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not there: apt-get install prometheus"
+)
+def test_prometheus_takes_its_configuration_and_finds_the_services(tmp_path: Path) -> None:
+    written = (compose.ROOT / FILE["configs"]["prometheus"]["file"]).read_text()
+    [key] = re.findall(r"/run/secrets/(\w+)", written)
+    assert key in SERVICES["prometheus"]["secrets"]
+    (tmp_path / "key").touch()
+    (tmp_path / "prometheus.yml").write_text(written.replace(f"/run/secrets/{key}", str(tmp_path / "key")))
+    shutil.copy(compose.ROOT / FILE["configs"]["alerts"]["file"], tmp_path / "alerts.yml")
+
+    done = subprocess.run(
+        ["promtool", "check", "config", "--lint-fatal", "prometheus.yml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = {each["job_name"]: each for each in yaml.safe_load(written)["scrape_configs"]}
+    for job, service, variable in (
+        ("alexq-monitor", "monitor", "ALEXQ_MONITOR_PORT"),
+        ("alexq-gateway", "gateway", "ALEXQ_GATEWAY_PORT"),
+    ):
+        port = compose.environment(SERVICES[service])[variable]
+        assert jobs[job]["static_configs"] == [{"targets": [f"{service}:{port}"]}]
+    [workers] = jobs["alexq-worker"]["dns_sd_configs"]
+    assert workers["names"] == ["worker", "worker-cpu"]
+    for name in workers["names"]:
+        assert compose.environment(SERVICES[name])["ALEXQ_METRICS_PORT"] == str(workers["port"])
 
 
 def test_what_images_are_made_of_is_sent_to_the_builder() -> None:

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from sqlalchemy import Connection
 
+from alexq_schema.broker import connect
 from alexq_schema.db.bounded import read_within
 from alexq_schema.db.session import Database
 from alexq_schema.errors import (
@@ -106,7 +107,7 @@ class Sources:
         self.images = open_image_store(settings.images_url)
         self.models = ModelStore(settings.models_dir)
         self._database = Database(settings.database_url)
-        self._redis = Redis.from_url(
+        self._redis = connect(
             settings.broker_url,
             socket_timeout=BROKER_S,
             socket_connect_timeout=BROKER_S,

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", repr=False)
     """SQLAlchemy URL: ``postgresql+psycopg://…`` or ``sqlite:////path``."""
     broker_url: str = Field(default="", repr=False)
-    """``redis://`` or ``rediss://`` URL of Redis ≥ 7 or Valkey."""
+    """``redis://``, ``rediss://`` or ``sentinel://`` URL of Redis ≥ 7 or Valkey."""
     images_url: str = ""
     """Image store: ``file:///path`` or ``s3://bucket/prefix``; by default ``images`` in the data folder."""
     models_dir: Path = Path()

@@ -20,6 +20,7 @@ from celery import signals
 from kombu.exceptions import KombuError
 
 from alexq_schema import logs, migrations, process
+from alexq_schema.broker import connect
 from alexq_schema.db import workers
 from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
@@ -91,7 +92,7 @@ class Process:
             self.model_id = workers.register_model(
                 connection, self.engine.model_ref, version.info.weights_sha256
             )
-        client = redis.Redis.from_url(
+        client = connect(
             settings.broker_url,
             socket_connect_timeout=settings.publish_timeout_s,
             socket_timeout=settings.publish_timeout_s,

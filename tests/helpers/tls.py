@@ -81,7 +81,7 @@ def _write(path: Path, certificate: x509.Certificate) -> None:
 
 @contextmanager
 def tls_before(port: int, authority: Authority) -> Iterator[int]:
-    """Serve TLS before a server on loopback, for clients with a certificate of ``authority``; yields the port."""
+    """Serve TLS before a server on loopback, to clients that ``authority`` certifies; yields the port."""
     own = authority.issue("server")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(own.certificate, own.key)

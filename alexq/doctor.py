@@ -164,13 +164,14 @@ def check_device(device: str, facts: TorchFacts | str) -> Check:
 
 def check_broker(settings: Settings) -> Check:
     """The broker answers, lets us in, and is new enough."""
-    from redis import Redis
     from redis.backoff import NoBackoff
     from redis.exceptions import AuthenticationError, RedisError
     from redis.retry import Retry
 
+    from alexq_schema.broker import connect
+
     try:
-        client = Redis.from_url(
+        client = connect(
             settings.broker_url,
             socket_timeout=CHECK_TIMEOUT_S / 2,
             socket_connect_timeout=CHECK_TIMEOUT_S / 2,
@@ -179,7 +180,7 @@ def check_broker(settings: Settings) -> Check:
         with client:
             client.ping()
             server: dict[str, Any] = client.info("server")
-    except ValueError as error:
+    except SettingsError as error:
         return Check("broker", ok=False, found=str(error), fix="correct ALEXQ_BROKER_URL")
     except AuthenticationError as error:
         return Check("broker", ok=False, found=str(error), fix="correct the password in ALEXQ_BROKER_URL")

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from alexq.stack.environment import free_port
-from alexq_schema.errors import BrokerUnavailableError, SettingsError, StackError
+from alexq_schema.broker import connect
+from alexq_schema.errors import BrokerUnavailableError, StackError
 
 _ADDRESS: Final = "127.0.0.1"
 _MIN_MAJOR: Final = 7
@@ -38,15 +38,12 @@ def require_answer(broker_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> Non
         BrokerUnavailableError: it does not, or refuses us; says why.
         SettingsError: the URL is malformed.
     """
-    try:
-        client = Redis.from_url(
-            broker_url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError as error:
-        raise SettingsError(f"ALEXQ_BROKER_URL is not a Redis URL: {error}") from error
+    client = connect(
+        broker_url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    )
     try:
         client.ping()
     except RedisError as error:

@@ -25,6 +25,7 @@ from alexq_monitor.pages import batches
 from alexq_monitor.protection import OTHER_NAMES, require_protection
 from alexq_monitor.sources import Shared, Sources
 from alexq_monitor.tallying import Tallies
+from alexq_schema.broker import BrokerAddress
 from alexq_schema.errors import SettingsError
 from alexq_schema.names import QUEUE_CLASSIFY
 from alexq_schema.settings import Settings
@@ -44,8 +45,10 @@ def celery_app(settings: Settings) -> Celery:
     Its result backend reads jobs from SQL, so that Flower's ``/api/task/result/ID`` knows every job, old ones
     too. Flower asks the current app for results, so this one is it.
     """
-    app = Celery("alexq_monitor", broker=settings.broker_url, backend=f"alexq+{settings.database_url}")
+    broker = BrokerAddress.parse(settings.broker_url).celery
+    app = Celery("alexq_monitor", backend=f"alexq+{settings.database_url}")
     app.conf.update(
+        broker,
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",
@@ -53,7 +56,7 @@ def celery_app(settings: Settings) -> Celery:
         task_default_queue=QUEUE_CLASSIFY,
         broker_connection_retry_on_startup=True,
         # A dead broker must not hold up a request, or the stop, for longer than this.
-        broker_transport_options={"socket_connect_timeout": 3.0},
+        broker_transport_options={**broker["broker_transport_options"], "socket_connect_timeout": 3.0},
     )
     return app
 

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from sqlalchemy import Connection, make_url
 
+from alexq_schema.broker import connect
 from alexq_schema.db.bounded import read_within
 from alexq_schema.db.session import Database
 from alexq_schema.errors import (
@@ -108,7 +109,7 @@ class Sources:
         self.models = ModelStore(settings.models_dir)
         self._database = Database(settings.database_url)
         self._file = _sqlite_file(settings.database_url)
-        self._redis = Redis.from_url(
+        self._redis = connect(
             settings.broker_url,
             socket_timeout=BROKER_S,
             socket_connect_timeout=BROKER_S,

@@ -23,6 +23,7 @@ import redis
 from redis.client import PubSub
 
 from alexq_schema.announcing import announce
+from alexq_schema.broker import connect
 from alexq_schema.errors import MessageError, UnavailableError
 from alexq_schema.job import Job
 from alexq_schema.messages import Finished
@@ -51,9 +52,7 @@ class Announcements:
             read: returns those of these jobs that are terminal, in completion order.
         """
         self.read = read
-        self._redis = redis.Redis.from_url(
-            broker_url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s
-        )
+        self._redis = connect(broker_url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s)
         self._own = finished_channel(own)
         self._changed = threading.Condition()
         self._wanted: Counter[str] = Counter()

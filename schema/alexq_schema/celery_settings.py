@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
+from alexq_schema.broker import BrokerAddress
 from alexq_schema.ids import new_id
 from alexq_schema.messages import ClassifyImage, ClassifyJobs, Unpublished
 from alexq_schema.names import (
@@ -24,9 +25,11 @@ from alexq_schema.settings import Settings
 
 def celery_config(settings: Settings) -> dict[str, Any]:
     """Return the configuration of a Celery app that speaks to alexq's queue: JSON only, no surprises."""
+    broker = BrokerAddress.parse(settings.broker_url).celery
     return {
-        "broker_url": settings.broker_url,
+        **broker,
         "broker_transport_options": {
+            **broker["broker_transport_options"],
             # Publishing gives up in bounded time: the row is the truth and the sweeper publishes later.
             "socket_connect_timeout": settings.publish_timeout_s,
             "socket_timeout": settings.publish_timeout_s,

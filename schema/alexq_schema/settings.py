@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     database_password: str = Field(default="", repr=False)
     """Put into ``database_url`` where that has none."""
     broker_url: str = Field(default="", repr=False)
-    """``redis://`` or ``rediss://`` URL of Redis ≥ 7 or Valkey."""
+    """``redis://``, ``rediss://`` or ``sentinel://`` URL of Redis ≥ 7 or Valkey."""
     broker_password: str = Field(default="", repr=False)
     """Put into ``broker_url`` where that has none."""
     images_url: str = ""

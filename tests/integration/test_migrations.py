@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,15 +45,33 @@ def test_an_empty_database_is_refused_until_it_is_migrated(empty_url: str) -> No
     migrations.require_usable(empty_url)
 
 
-def test_two_upgrades_at_once_make_one_schema(empty_url: str) -> None:
-    program = "import sys; from alexq_schema import migrations; migrations.upgrade(sys.argv[1])"
-    upgrades = [
-        subprocess.Popen([sys.executable, "-c", program, empty_url], stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
+def test_alexq_migrate_started_three_times_at_once_makes_one_schema(empty_url: str) -> None:
+    env = {**os.environ, "ALEXQ_DATABASE_URL": empty_url, "ALEXQ_BROKER_URL": "redis://127.0.0.1:1"}
+    command = [sys.executable, "-m", "alexq", "migrate"]
+    upgrades = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(3)]
 
-    assert [(upgrade.communicate(timeout=60)[1], upgrade.returncode) for upgrade in upgrades] == [("", 0)] * 3
+    said = [(upgrade.communicate(timeout=60)[1].strip(), upgrade.returncode) for upgrade in upgrades]
+
+    assert {(text.partition("→ ")[2], code) for text, code in said} == {(migrations.head(), 0)}
     migrations.require_usable(empty_url)
+
+
+def test_an_upgrade_of_sqlite_waits_for_another_as_long_as_that_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'empty.db'}"
+    other = Database(url)
+    with ThreadPoolExecutor(1) as thread:
+        with other.begin():
+            monkeypatch.setattr(migrations, "WAIT_S", 0.1)
+            with pytest.raises(DatabaseUnavailableError, match="locked"):
+                migrations.upgrade(url)
+            monkeypatch.setattr(migrations, "WAIT_S", 60.0)
+            upgrading = thread.submit(migrations.upgrade, url)
+        upgrading.result(60)
+    other.close()
+
+    migrations.require_usable(url)
 
 
 def test_the_database_of_a_newer_release_is_left_alone(database: Database, database_url: str) -> None:

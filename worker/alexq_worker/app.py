@@ -20,6 +20,7 @@ from celery import signals
 from kombu.exceptions import KombuError
 
 from alexq_schema import logs, migrations, process
+from alexq_schema.broker import connect
 from alexq_schema.db import workers
 from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
@@ -83,7 +84,7 @@ class Process:
         residents = Residents(self.serving, loader.load, settings.pinned_models)
         self.worker_id = new_id()
         logs.bind(worker_id=str(self.worker_id))
-        client = redis.Redis.from_url(
+        client = connect(
             settings.broker_url,
             socket_connect_timeout=settings.publish_timeout_s,
             socket_timeout=settings.publish_timeout_s,

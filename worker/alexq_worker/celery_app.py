@@ -7,6 +7,7 @@ import logging
 import celery.apps.worker
 from celery import Celery
 
+from alexq_schema.broker import BrokerAddress
 from alexq_schema.celery_settings import celery_config
 from alexq_schema.settings import Settings
 from alexq_worker import transport
@@ -31,7 +32,7 @@ def celery_app(settings: Settings) -> Celery:
     app = Celery("alexq")
     app.conf.update(
         config,
-        result_backend=settings.broker_url,
+        **BrokerAddress.parse(settings.broker_url).celery_results,
         result_backend_thread_safe=True,
         result_expires=RESULT_EXPIRES_S,
         task_acks_late=True,

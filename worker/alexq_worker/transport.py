@@ -270,7 +270,18 @@ class Transport(redis.Transport):
         self.cycle = Poller()
 
 
+class SentinelChannel(Channel, redis.SentinelChannel):
+    """The same on the master that Sentinels name."""
+
+
+class SentinelTransport(Transport):
+    """Redis behind Sentinels."""
+
+    default_port: Any = redis.SentinelTransport.default_port
+    Channel = SentinelChannel
+
+
 def use() -> None:
-    """Let this process mean this transport by ``redis://`` and ``rediss://``; before it connects."""
+    """Let this process mean this transport by every URL of Redis; before it connects."""
     here = f"{__name__}:{Transport.__name__}"
-    TRANSPORT_ALIASES.update(redis=here, rediss=here)
+    TRANSPORT_ALIASES.update(redis=here, rediss=here, sentinel=f"{__name__}:{SentinelTransport.__name__}")

@@ -15,6 +15,7 @@ from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.metrics import Metrics
 from alexq_producer.gateway.resources import Health, Model, Models, Readiness
 from alexq_producer.gateway.state import shared
+from alexq_schema.broker import connect
 from alexq_schema.db import pages
 from alexq_schema.errors import DatabaseUnavailableError
 
@@ -90,9 +91,7 @@ def _ask_database(core: Core) -> None:
 
 def _ask_broker(core: Core) -> str:
     try:
-        with redis.Redis.from_url(
-            core.settings.broker_url, socket_connect_timeout=1, socket_timeout=1
-        ) as client:
+        with connect(core.settings.broker_url, socket_connect_timeout=1, socket_timeout=1) as client:
             client.ping()
     except (redis.RedisError, OSError):
         return "unavailable"

@@ -24,6 +24,7 @@ from limits.strategies import FixedWindowRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from alexq_schema.broker import connect
 from alexq_schema.errors import RateLimitedError, SettingsError
 from alexq_schema.names import KEY_RATE
 
@@ -65,13 +66,13 @@ class Rate:
     ) -> None:
         """Prepare; connects on first use."""
         self._limits = limits
-        self._storage = RedisStorage(
+        client = connect(
             broker_url,
-            key_prefix=KEY_RATE,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]  # handed on to redis
+            retry=Retry(NoBackoff(), 0),
         )
+        self._storage = RedisStorage("redis://", connection_pool=client.connection_pool, key_prefix=KEY_RATE)
         self._counter = FixedWindowRateLimiter(self._storage)
         self._clock = clock
         self._lock = threading.Lock()

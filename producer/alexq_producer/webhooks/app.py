@@ -19,6 +19,7 @@ from alexq_producer.webhooks.deliverer import THREADS, Deliverer
 from alexq_producer.webhooks.dispatcher import Dispatcher
 from alexq_producer.webhooks.pace import Pace
 from alexq_schema import migrations
+from alexq_schema.broker import connect
 from alexq_schema.celery_settings import celery_config
 from alexq_schema.db.session import Database
 from alexq_schema.errors import BrokerUnavailableError, UnavailableError
@@ -97,9 +98,7 @@ class Process:
 
 def _connected(settings: Settings) -> redis.Redis:
     timeout_s = settings.publish_timeout_s
-    client = redis.Redis.from_url(
-        settings.broker_url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s
-    )
+    client = connect(settings.broker_url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s)
     try:
         client.ping()
     except (redis.RedisError, OSError) as error:

@@ -42,8 +42,11 @@ _POSTGRESQL_CONNECTION = {
 }
 
 
-def create_engine(database_url: str) -> Engine:
+def create_engine(database_url: str, sqlite_wait_s: float = SQLITE_BUSY_TIMEOUT_S) -> Engine:
     """Return an engine for ``database_url``; connects on first use.
+
+    Args:
+        sqlite_wait_s: how long a statement waits for another process's write transaction.
 
     Raises:
         SettingsError: the URL is malformed or names a database that alexq does not know.
@@ -53,7 +56,7 @@ def create_engine(database_url: str) -> Engine:
         backend = url.get_backend_name()
         if backend == "sqlite":
             engine = sqlalchemy.create_engine(
-                url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S}, json_deserializer=from_json
+                url, connect_args={"timeout": sqlite_wait_s}, json_deserializer=from_json
             )
             event.listen(engine, "connect", _configure_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
@@ -65,6 +68,7 @@ def create_engine(database_url: str) -> Engine:
                 json_deserializer=from_json,
             )
             event.listen(engine, "connect", _give_up_idle_transactions)
+            event.listen(engine, "connect", _forgo_preparing_in_a_pool)
             event.listen(engine, "checkin", _note_use)
             event.listen(engine, "checkout", partial(_ping_if_idle, engine.dialect))
             return engine
@@ -78,6 +82,17 @@ def _give_up_idle_transactions(connection: Any, _record: object) -> None:
     connection.autocommit = True
     connection.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_IN_TRANSACTION_S * 1000)}")
     connection.autocommit = False
+
+
+def _forgo_preparing_in_a_pool(connection: Any, _record: object) -> None:
+    """Prepare no statements behind a pooler: there the next transaction may have another session.
+
+    PgBouncer and its like tell a client of a backend of their own making.
+    """
+    [backend] = connection.execute("SELECT pg_backend_pid()").fetchone()
+    connection.rollback()
+    if backend != connection.info.backend_pid:
+        connection.prepare_threshold = None
 
 
 def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
@@ -111,8 +126,9 @@ def _begin_sqlite(connection: Connection) -> None:
 class Database:
     """Transactions on one database, its driver's errors translated."""
 
-    def __init__(self, database_url: str) -> None:
-        self.engine = create_engine(database_url)
+    def __init__(self, database_url: str, sqlite_wait_s: float = SQLITE_BUSY_TIMEOUT_S) -> None:
+        """Prepare; see :func:`create_engine`."""
+        self.engine = create_engine(database_url, sqlite_wait_s)
         self._worker = self.engine.execution_options(alexq_is_durable=False)
         self._reader = self.engine.execution_options(alexq_reads_only=True)
 

@@ -14,6 +14,9 @@ from alexq_schema.db.session import Database
 from alexq_schema.db.tables import SchemaCompatibility
 from alexq_schema.errors import MigrationError
 
+WAIT_S = 3600.0
+"""How long one migration of SQLite waits for another, which may build indexes over millions of rows."""
+
 
 def _config() -> Config:
     config = Config()
@@ -45,6 +48,9 @@ def current(database_url: str) -> str | None:
 def upgrade(database_url: str) -> None:
     """Bring the database to this release's schema; a database that is there already is left alone.
 
+    Of two at once, one waits and then finds nothing to do: SQLite has one writer, and PostgreSQL's second
+    waits for a lock (``env.py``).
+
     Raises:
         DatabaseUnavailableError: it does not answer.
         MigrationError: it was written by a newer release.
@@ -55,7 +61,7 @@ def upgrade(database_url: str) -> None:
             f"the database is at revision {level}, which this release does not know, and alexq does not "
             "downgrade a database (columns in use would be lost): upgrade alexq"
         )
-    database = Database(database_url)
+    database = Database(database_url, sqlite_wait_s=WAIT_S)
     try:
         with database.begin() as connection:
             config = _config()

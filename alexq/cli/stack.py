@@ -72,13 +72,32 @@ def worker(
     precision: Precision = None,
     max_batch: MaxBatch = None,
     model: Model = None,
+    all_devices: Annotated[
+        bool, typer.Option("--all-devices", help="One worker for each CUDA device of this host.")
+    ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Workers on each device; more than one share its cores.")
+    ] = 1,
 ) -> None:
-    """Run one more worker, for one device, on the services of the settings or of the running stack."""
+    """Run one more worker, for one device, on the services of the settings or of the running stack.
+
+    With --all-devices, or several --processes, each worker is a process of its own: one that dies is
+    started again, and SIGTERM or Ctrl-C lets all of them finish what they hold.
+    """
     from alexq.stack.environment import require_worker
 
+    if all_devices and device is not None:
+        raise typer.BadParameter("--all-devices and --device exclude each other")
     require_worker()
     overrides = given(data_dir=data_dir, device=device, precision=precision, max_batch=max_batch, model=model)
-    become_connected("alexq_worker", overrides)
+    if not all_devices and processes == 1:
+        become_connected("alexq_worker", overrides)
+    from alexq.stack import workers
+    from alexq_schema.settings import Settings
+
+    settings = Settings.connected(**overrides)
+    devices = workers.cuda_devices() if all_devices else [settings.device]
+    raise typer.Exit(workers.run(settings, devices, processes))
 
 
 def monitor(data_dir: DataDir = None) -> None:

@@ -95,28 +95,44 @@ class Supervisor:
         Raises:
             StackError: it ended, or was not ready within its ``ready_timeout_s``.
         """
-        others = list(self._kept)
-        kept = _Kept(child)
-        self._kept.append(kept)
+        return self.start_all([child])
+
+    def start_all(self, children: Sequence[Child]) -> bool:
+        """Start ``children`` at once; return True when all are ready, False if a stop was asked for before.
+
+        Raises:
+            StackError: one ended before, or was not ready within its ``ready_timeout_s``.
+        """
+        others, new = list(self._kept), [_Kept(child) for child in children]
+        self._kept += new
         if self.is_stopping:
             return False
-        self._spawn(kept)
+        for kept in new:
+            self._spawn(kept)
+        waiting = new
         while not self.is_stopping:
-            process = kept.process
-            assert process is not None
-            code = process.exit_code()
-            if code is not None:
-                process.kill()
-                raise StackError(
-                    f"{child.name} did not start: it ended with {describe_exit(code)}; its last lines say why"
-                )
-            if self._became_ready(kept):
+            waiting = [kept for kept in waiting if not self._has_begun(kept)]
+            if not waiting:
                 return True
-            if self._is_overdue(kept):
-                raise StackError(f"{child.name} was not ready within {child.ready_timeout_s:.0f} s")
-            for other in others:
+            for other in [*others, *(kept for kept in new if kept.ready_at is not None)]:
                 self._look_at(other)
             self._pause(_LOOK_EVERY_S)
+        return False
+
+    def _has_begun(self, kept: _Kept) -> bool:
+        """Return whether a child that was started for the first time is ready; raise if it never will be."""
+        process, name = kept.process, kept.child.name
+        assert process is not None
+        code = process.exit_code()
+        if code is not None:
+            process.kill()
+            raise StackError(
+                f"{name} did not start: it ended with {describe_exit(code)}; its last lines say why"
+            )
+        if self._became_ready(kept):
+            return True
+        if self._is_overdue(kept):
+            raise StackError(f"{name} was not ready within {kept.child.ready_timeout_s:.0f} s")
         return False
 
     def run_to_end(
@@ -159,28 +175,42 @@ class Supervisor:
             if not self.is_stopping:
                 self._look_at(kept)
 
-    def stop(self) -> None:
-        """End every child, the last started first; return when none is left.
+    def stop(self, *, together: bool = False) -> dict[str, int]:
+        """End every child, the last started first; return when none is left, with how those ended that ran.
 
         Each gets SIGTERM and its ``grace_s``, then SIGKILL for its whole group; after a second
         :meth:`request_stop` SIGKILL at once. Idempotent.
+
+        Args:
+            together: let all begin to end at once, as none needs another.
         """
         self._stop_requests = max(1, self._stop_requests)
+        codes: dict[str, int] = {}
+        if together:
+            for kept in self._kept:
+                if kept.process is not None:
+                    kept.process.terminate()
         while self._kept:
             kept = self._kept[-1]
             if kept.process is not None:
-                self._end(kept.child, kept.process)
+                if not together:
+                    kept.process.terminate()
+                codes[kept.child.name] = self._end(kept.child, kept.process)
             self._kept.pop()
+        return codes
 
-    def _end(self, child: Child, process: Process) -> None:
+    def _end(self, child: Child, process: Process) -> int:
+        """Wait for the end of a process that was told to end, and return its exit status."""
         deadline = self._clock() + child.grace_s
-        process.terminate()
         while process.exit_code() is None and self._stop_requests < 2:
             if self._clock() > deadline:
                 self._log.warn(f"{child.name} is still there after {child.grace_s:.0f} s: killed")
                 break
             self._pause(_LOOK_EVERY_S)
         process.kill()
+        code = process.exit_code()
+        assert code is not None, "it was reaped"
+        return code
 
     def _look_at(self, kept: _Kept) -> None:
         now = self._clock()

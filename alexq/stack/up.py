@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy.engine import URL
@@ -19,7 +16,9 @@ from alexq.stack.folder import FolderLock, make_data_folder
 from alexq.stack.health import HealthFile
 from alexq.stack.log import Log
 from alexq.stack.probe import answers_http, url_of
+from alexq.stack.signals import stopped_by_signals
 from alexq.stack.supervisor import Child, Supervisor
+from alexq.stack.workers import BEYOND_GRACE_S, WORKER_READY_S
 from alexq_schema import migrations
 from alexq_schema.db import workers
 from alexq_schema.db.session import Database
@@ -30,8 +29,6 @@ from alexq_schema.settings import Settings, StackFile
 
 _BROKER_READY_S: Final = 60.0
 """Reading back a long append-only file takes a while."""
-_WORKER_READY_S: Final = 180.0
-"""Importing torch, reading the weights through their hash and warming up, on a slow disk."""
 _MONITOR_READY_S: Final = 60.0
 _GATEWAY_READY_S: Final = 60.0
 _GATEWAY_GRACE_S: Final = 40.0
@@ -174,9 +171,8 @@ class Stack:
                 argv=[sys.executable, "-m", "alexq_worker"],
                 env=environment(self._settings),
                 is_ready=is_ready,
-                ready_timeout_s=_WORKER_READY_S,
-                # It ends by itself soon after its own grace; SIGKILL is for one that cannot.
-                grace_s=self._settings.stop_grace_s + 10.0,
+                ready_timeout_s=WORKER_READY_S,
+                grace_s=self._settings.stop_grace_s + BEYOND_GRACE_S,
                 is_healthy=HealthFile(self._settings.health_file).is_fresh,
             )
         )
@@ -262,24 +258,6 @@ class Stack:
         self._wrote_stack_file = True
 
 
-@contextmanager
-def _stopped_by_signals(stack: Stack) -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into stop requests; the second one hurries."""
-
-    def ask(_number: int, _frame: object) -> None:
-        stack.request_stop()
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup asked to outlive the terminal
-        numbers.append(signal.SIGHUP)
-    before = [signal.signal(number, ask) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
 def run(settings: Settings) -> None:
     """Run a stack until Ctrl-C or SIGTERM, then stop it cleanly. For the main thread.
 
@@ -288,7 +266,7 @@ def run(settings: Settings) -> None:
     """
     log = Log(log_format=settings.log_format)
     stack = Stack(settings, log)
-    with _stopped_by_signals(stack):
+    with stopped_by_signals(stack.request_stop):
         try:
             if stack.start():
                 stack.watch()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -44,6 +43,8 @@ class Situation:
     out_per_s: float = 0.0
     workers: int = 0
     """Alive."""
+    wanted_workers: int = 0
+    """How many there should be (:mod:`alexq_monitor.scaling`)."""
     silent: tuple[str, ...] = ()
     """Workers (``host:pid``) that fell silent without a goodbye within the hour, and how long ago."""
     unhealthy: tuple[tuple[str, str], ...] = ()
@@ -84,14 +85,6 @@ def drain_s(situation: Situation) -> float | None:
         return 0.0
     surplus = situation.out_per_s - situation.in_per_s
     return situation.waiting / surplus if surplus > 0 else None
-
-
-def missing_workers(situation: Situation) -> int:
-    """Return how many workers like the present ones are missing for the queue to stop growing."""
-    if not situation.workers or situation.out_per_s <= 0:
-        return 0
-    each = situation.out_per_s / situation.workers
-    return max(0, math.ceil(situation.in_per_s / each) - situation.workers)
 
 
 def advise(situation: Situation) -> list[Advice]:
@@ -179,13 +172,13 @@ def _queue(now: Situation) -> Iterator[Advice]:
             "Run `alexq doctor`, and look at the workers' logs.",
         )
     elif now.waiting > FEW and now.in_per_s > now.out_per_s * GROWTH:
-        missing = missing_workers(now)
+        missing = now.wanted_workers - now.workers
         yield Advice(
             Severity.WARNING,
             f"The queue grows faster than it drains: {rate(now.in_per_s)} jobs/s come in, "
             f"{rate(now.out_per_s)} are done, {jobs} wait.",
             f"Add {plural(missing, 'worker')} like those there are."
-            if missing
+            if missing > 0
             else "If it goes on, add a worker.",
         )
 

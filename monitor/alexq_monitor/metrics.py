@@ -70,6 +70,9 @@ class System(Collector):
         workers.add_metric(["alive"], alive)
         workers.add_metric(["silent"], len(present) - alive)
         yield workers
+        yield GaugeMetricFamily(
+            "alexq_wanted_workers", "Workers that there should be.", value=live.wanted_workers
+        )
 
 
 def _by_lane(name: str, documentation: str, values: Mapping[Lane, float]) -> GaugeMetricFamily:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Final
 
 from redis import Redis
@@ -14,6 +14,7 @@ from alexq_monitor import charts
 from alexq_monitor.advice import Advice, Situation, advise, drain_s
 from alexq_monitor.charts import Chart
 from alexq_monitor.history import LATE, Counts, History, Piece, open_from, read_piece
+from alexq_monitor.scaling import Autoscaler, Load, Policy
 from alexq_monitor.sources import Shared, Sources, or_error
 from alexq_monitor.words import duration
 from alexq_schema.db import backlog, dashboard, minutes
@@ -29,6 +30,8 @@ MISSED_BEATS: Final = 2.5
 """Heartbeats without any worker's sign after which that is said; fewer may be chance."""
 SEEN_WITHIN_S: Final = 3_600.0
 """Workers that were last seen longer ago are not shown."""
+MEASURED_S: Final = 5.0
+"""Jobs must have waited for so long for the work that was done meanwhile to show how fast workers are."""
 SPANS: Final = (("Last hour", 1, 60), ("Last day", 15, 96), ("Last week", 120, 84))
 """Name, minutes a point, points."""
 
@@ -46,6 +49,14 @@ class Live:
     dead: Dead
     is_empty: bool
     tail: Piece
+    busy: int = 0
+    """Workers that hold jobs."""
+    busy_s: float = 0.0
+    """Time, up to now, in which there was always something to do."""
+    finished: int = 0
+    """What workers finished in it."""
+    wanted_workers: int = 0
+    """How many there should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,7 @@ class Overview:
         self._sources, self._history = sources, history
         self._silent_after_s = sources.settings.silent_after_s
         self._missed_after_s = MISSED_BEATS * sources.settings.heartbeat_s
+        self._autoscaler = Autoscaler(Policy.of(sources.settings))
         self._live = Shared(self._look, KEEP_S)
         self._messages = Shared(lambda: sources.broker(_messages), KEEP_S)
 
@@ -135,6 +147,7 @@ class Overview:
             in_per_s=recent.came_in / recent_s,
             out_per_s=recent.ended / recent_s,
             workers=len(alive),
+            wanted_workers=live.wanted_workers,
             silent=tuple(
                 f"{worker.name} ({duration(worker.silent_s)} ago)"
                 for worker in gone
@@ -181,12 +194,31 @@ class Overview:
     async def _look(self) -> Live:
         live = await self._sources.read(self._read)
         self._history.put(live.tail)
-        return live
+        return replace(live, wanted_workers=self._autoscaler.decide(self._load(live), live.at.timestamp()))
+
+    def _load(self, live: Live) -> Load:
+        minute, history = live.minute, self._history
+        alive = [worker for worker in live.workers if self.is_alive(worker)]
+        ages = ((live.at - worker.started_at).total_seconds() for worker in alive)
+        worked_s = sum(min(live.busy_s, max(0.0, age)) for age in ages)
+        # Of the last two minutes that are over, the quieter: a burst is seen as what waits.
+        steady = min(history.counts(one, one + 1).came_in for one in (minute - 2, minute - 1))
+        return Load(
+            waiting={lane: waiting.jobs - waiting.resting for lane, waiting in live.lanes.items()},
+            running=live.running,
+            in_per_s=steady / minutes.SECONDS,
+            rate=live.finished / worked_s if worked_s >= MEASURED_S else None,
+            alive=len(alive),
+            busy=live.busy,
+        )
 
     def _read(self, connection: Connection) -> Live:
         at = now(connection)
         minute = minutes.minute_at(at)
         lanes, held = backlog.waiting(connection), backlog.running(connection)
+        oldest_s = max((lane.oldest_s or 0.0 for lane in lanes.values()), default=0.0)
+        busy_s = min(oldest_s, backlog.WINDOW_S)
+        since = at - timedelta(seconds=busy_s)
         tail = read_piece(connection, open_from(self._history, minute), minute + 1, minute - LATE)
         return Live(
             at=at,
@@ -198,6 +230,9 @@ class Overview:
             dead=dashboard.dead(connection),
             is_empty=minutes.oldest(connection) is None,
             tail=tail,
+            busy=backlog.holders(connection) if held else 0,
+            busy_s=busy_s,
+            finished=backlog.worked_off(connection, since) if busy_s >= MEASURED_S else 0,
         )
 
 

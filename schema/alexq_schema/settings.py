@@ -114,6 +114,20 @@ class Settings(BaseSettings):
     monitor_admin: bool = False
     """The dashboard may act: redrive, cancel, activate, and what Flower does to workers."""
 
+    scale_min_workers: int = Field(default=0, ge=0)
+    scale_max_workers: int = Field(default=20, ge=1)
+    """The dashboard wants at least and at most so many workers."""
+    scale_drain_s: float = Field(default=60.0, gt=0)
+    """Time in which it wants what waits worked off."""
+    scale_interactive_drain_s: float = Field(default=10.0, gt=0)
+    """The same of what waits in the interactive lane."""
+    scale_startup_s: float = Field(default=60.0, ge=0)
+    """From the wish for a worker to its first job."""
+    scale_down_after_s: float = Field(default=120.0, gt=0)
+    """Time for which fewer workers must have been enough before fewer are wanted."""
+    scale_rate: float = Field(default=0.0, ge=0)
+    """Images/s of one worker, to go by until it is measured; 0: the first worker shows it."""
+
     gateway_address: str = "127.0.0.1"
     gateway_port: int = Field(default=8080, ge=0, le=65535)
     """Port of the HTTP gateway."""
@@ -175,6 +189,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"ALEXQ_SILENT_AFTER_S ({self.silent_after_s}) must be at least twice "
                 f"ALEXQ_HEARTBEAT_S ({self.heartbeat_s}), or healthy workers lose their jobs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fewest_workers_are_not_more_than_most(self) -> Self:
+        if self.scale_min_workers > self.scale_max_workers:
+            raise ValueError(
+                f"ALEXQ_SCALE_MIN_WORKERS ({self.scale_min_workers}) is above "
+                f"ALEXQ_SCALE_MAX_WORKERS ({self.scale_max_workers})"
             )
         return self
 

@@ -57,3 +57,11 @@ def test_jobs_rest_after_an_error_of_ours_until_the_pause_is_over(system: System
     found = waiting(system)[Lane.BULK]
 
     assert (found.jobs, found.resting) == (2, 1)
+
+
+def test_workers_that_hold_jobs_are_counted_once(system: System) -> None:
+    for worker in (system.worker, system.worker, system.other):
+        system.claim(system.queue(2), worker)
+
+    with system.database.read() as connection:
+        assert backlog.holders(connection) == 2

@@ -35,6 +35,7 @@ def live(*workers: WorkerState) -> Live:
         dead=Dead(jobs=5),
         is_empty=False,
         tail=Piece(0, 0, {}, 0, {}),
+        wanted_workers=4,
     )
 
 
@@ -70,6 +71,7 @@ def test_everything_that_is_known_is_told(system: System) -> None:
         ("alexq_dead_jobs",): 5,
         ("alexq_workers", "alive"): 1,
         ("alexq_workers", "silent"): 1,
+        ("alexq_wanted_workers",): 4,
     }
 
 

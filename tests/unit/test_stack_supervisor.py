@@ -209,6 +209,49 @@ def test_stop_ends_the_children_in_reverse_order(supervisor: Supervisor, written
     assert goodbyes == ["third", "second", "first"]
 
 
+def test_children_that_start_together_are_all_there_before_the_first_is_ready(
+    supervisor: Supervisor,
+) -> None:
+    def are_both_there(_pid: int) -> bool:
+        return all(supervisor.pid(name) is not None for name in ("one", "two"))
+
+    assert supervisor.start_all(
+        [child(SLEEPER, name=name, is_ready=are_both_there) for name in ("one", "two")]
+    )
+
+
+def test_one_of_several_that_does_not_start_is_an_error(supervisor: Supervisor) -> None:
+    with pytest.raises(StackError, match="two did not start: it ended with exit code 3"):
+        supervisor.start_all(
+            [
+                child(SLEEPER, name="one"),
+                child("import sys; sys.exit(3)", name="two", is_ready=lambda _pid: False),
+            ]
+        )
+
+
+def test_children_that_stop_together_all_begin_to_before_the_first_has_ended(
+    supervisor: Supervisor, written: io.StringIO
+) -> None:
+    """The last started, for which a stop waits first, ends when the other has."""
+    supervisor.start(child(POLITE, name="first"))
+    eventually(lambda: "up" in written.getvalue())
+    first = supervisor.pid("first")
+    waits = f"""
+import os, signal, sys, time
+def end(*_):
+    while os.path.exists("/proc/{first}/cmdline") and open("/proc/{first}/cmdline").read():
+        time.sleep(0.05)
+    sys.exit(5)
+signal.signal(signal.SIGTERM, end)
+print("waits")
+time.sleep(60)
+"""
+    supervisor.start(child(waits, name="last"))
+    eventually(lambda: "waits" in written.getvalue())
+    assert supervisor.stop(together=True) == {"last": 5, "first": 0}
+
+
 def test_stop_tolerates_never_started_and_twice_stopped(supervisor: Supervisor) -> None:
     Supervisor(Log(io.StringIO())).stop()
     supervisor.start(child(SLEEPER))

@@ -60,6 +60,11 @@ def running(connection: Connection) -> int:
     return connection.execute(select(func.count()).select_from(Job).where(IS_RUNNING)).scalar_one()
 
 
+def holders(connection: Connection) -> int:
+    """Return how many workers hold jobs."""
+    return connection.execute(select(func.count(Job.worker_id.distinct())).where(IS_RUNNING)).scalar_one()
+
+
 @dataclass(frozen=True, slots=True)
 class Queue:
     """What is served before a new job of one lane."""
@@ -81,13 +86,14 @@ def queues(connection: Connection) -> dict[Lane, Queue]:
         jobs += one.jobs
         waited_s = max(waited_s, one.oldest_s or 0.0)
         finished = (
-            _worked_off(connection, now_at - timedelta(seconds=min(waited_s, WINDOW_S))) if waited_s else 0
+            worked_off(connection, now_at - timedelta(seconds=min(waited_s, WINDOW_S))) if waited_s else 0
         )
         found[lane] = Queue(jobs, waited_s, finished)
     return found
 
 
-def _worked_off(connection: Connection, since: datetime) -> int:
+def worked_off(connection: Connection, since: datetime) -> int:
+    """Return how many jobs of any lane workers finished after ``since``."""
     # Cancelled and expired jobs end too, but show nothing of the workers' speed.
     was_worked_off = or_(is_still_in(JobState.SUCCEEDED), is_still_in(JobState.FAILED))
     statement = select(func.count()).where(Job.finished_at > since, was_worked_off)

@@ -1,0 +1,58 @@
+"""How many workers the dashboard wants, from what the database says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from alexq_monitor.history import History
+from alexq_monitor.overview import Live, Overview
+from alexq_monitor.sources import Sources
+from alexq_schema.db.clock import db_now
+from alexq_schema.db.session import Database
+from alexq_schema.settings import Settings
+from tests.helpers.system import System, success
+
+Look = Callable[..., Live]
+
+
+@pytest.fixture
+def look(database_url: str) -> Iterator[Look]:
+    """Look as a dashboard that has just started, with these settings."""
+    opened: list[Sources] = []
+
+    def look(**scale: float) -> Live:
+        sources = Sources(Settings.load(database_url=database_url, broker_url="redis://nowhere", **scale))
+        opened.append(sources)
+        return asyncio.run(Overview(sources, History()).live())
+
+    yield look
+    for sources in opened:
+        sources._database.close()
+
+
+def test_what_waits_and_what_workers_did_meanwhile_say_how_many_are_wanted(
+    look: Look, database: Database
+) -> None:
+    """Two workers did 100 jobs in the 10 s for which the oldest has waited: 5 jobs/s each."""
+    system = System(database)
+    waiting = system.queue(900)
+    system.change(waiting[:1], published_at=db_now(-10.0))
+    for worker in (system.worker, system.other):
+        system.start_earlier(worker, 60.0)
+        system.commit([success(claim) for claim in system.claim(system.queue(50), worker)], worker)
+
+    live = look(scale_drain_s=50.0)
+
+    assert (live.finished, live.busy) == (100, 0)
+    assert live.wanted_workers == 4
+
+
+def test_where_nothing_waits_nobody_is_taken_away_who_holds_a_job(look: Look, database: Database) -> None:
+    system = System(database)
+    assert look().wanted_workers == 2, "a dashboard that has just started does not know what was needed"
+    system.claim(system.queue(3))
+    live = look()
+    assert (live.running, live.busy, live.wanted_workers) == (3, 1, 2)

@@ -9,6 +9,7 @@ from typing import NoReturn
 from alexq_monitor.history import History
 from alexq_monitor.overview import Overview, View
 from alexq_schema.errors import BrokerUnavailableError, DatabaseUnavailableError
+from alexq_schema.settings import Settings
 
 
 def test_sources_that_hang_are_waited_for_at_the_same_time() -> None:
@@ -23,9 +24,7 @@ def test_sources_that_hang_are_waited_for_at_the_same_time() -> None:
             await both.wait()
             raise BrokerUnavailableError("Redis hangs")
 
-        sources = SimpleNamespace(
-            settings=SimpleNamespace(silent_after_s=10.0, heartbeat_s=2.0), read=read, broker=broker
-        )
+        sources = SimpleNamespace(settings=Settings.load(), read=read, broker=broker)
         return await asyncio.wait_for(Overview(sources, History()).view(), 30)  # type: ignore[arg-type]
 
     shown = asyncio.run(view())

@@ -138,19 +138,9 @@ def add_quantised(
     scales: Mapping[str, Tensor],
     **facts: Any,
 ) -> ModelVersion:
-    """Add ``version`` once more as ``ref``, with ``scales`` for int8 beside its tensors in ``state``.
+    """Add an fp32 ``version`` once more as ``ref``, with ``scales`` for int8 beside its tensors in ``state``.
 
-    Args:
-        store: the models folder.
-        ref: ``name/version``, free or already this very version.
-        version: an fp32 version.
-        state: its tensors.
-        scales: as :func:`.int8.calibrated` gave them.
-        facts: ``agreement`` and ``quantisation``.
-
-    Raises:
-        ModelInvalidError: another version of this name is there.
-        ModelError: the models folder cannot be written.
+    Raises: as :func:`import_model`. ``facts`` are ``agreement`` and ``quantisation``.
     """
     info = version.info
     tensors = {**state, **{f"{int8.PREFIX}{name}": tensor for name, tensor in scales.items()}}

@@ -18,13 +18,15 @@ from typing import Any
 import redis
 from celery import signals
 from kombu.exceptions import KombuError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from alexq_schema import logs, migrations, process
+from alexq_schema import health_file, logs, migrations, process
 from alexq_schema.broker import connect
 from alexq_schema.db import workers
 from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
-from alexq_schema.errors import AlexqError, UnavailableError
+from alexq_schema.errors import AlexqError, SettingsError, UnavailableError
 from alexq_schema.ids import new_id
 from alexq_schema.images import open_image_store
 from alexq_schema.names import QUEUE_CLASSIFY, QUEUES
@@ -78,6 +80,8 @@ class Process:
         metrics = Metrics()
         metrics.listen(settings.metrics_address, settings.metrics_port)
         migrations.require_usable(settings.database_url)
+        own_health_file = health_file.writable(settings.health_file)
+        _require_let_in(settings)
         self.database = Database(settings.database_url)
         loader = Loader(settings, self.database)
         self.serving = loader.load(settings.model)
@@ -144,7 +148,7 @@ class Process:
             settings.unhealthy_after_s,
             paused_s=max(PAUSED_S, 4 * settings.heartbeat_s),
         )
-        self.health = Health(self.database, self.worker_id, settings.health_file, watch.trouble)
+        self.health = Health(self.database, self.worker_id, own_health_file, watch.trouble)
         self._repeating = [
             Repeating("alexq-health", settings.heartbeat_s, self.health.look),
             Repeating("alexq-heartbeat", settings.heartbeat_s, heartbeat.beat),
@@ -245,6 +249,27 @@ class Process:
         """A stage broke, or the device: its jobs return to the queue as a crashed worker's do."""
         log.critical("a stage of the pipeline broke", exc_info=error)
         self.health.fail(f"{type(error).__name__}: {error}")
+
+
+def _require_let_in(settings: Settings) -> None:
+    """Check that the broker does not refuse us; one that is away is waited for.
+
+    Raises:
+        SettingsError: it does.
+    """
+    timeout_s = settings.publish_timeout_s
+    once = Retry(NoBackoff(), 0)  # a wrong password does not become right
+    try:
+        with connect(
+            settings.broker_url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s, retry=once
+        ) as client:
+            client.ping()
+    except redis.AuthenticationError as error:
+        raise SettingsError(
+            f"the broker refuses us ({error}): correct ALEXQ_BROKER_URL or ALEXQ_BROKER_PASSWORD"
+        ) from error
+    except (redis.RedisError, OSError) as error:
+        log.warning("the broker does not answer, and is waited for: %s", error)
 
 
 def _die(error: Exception) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from kombu.exceptions import KombuError
 from alexq_producer.webhooks.deliverer import THREADS, Deliverer
 from alexq_producer.webhooks.dispatcher import Dispatcher
 from alexq_producer.webhooks.pace import Pace
-from alexq_schema import migrations
+from alexq_schema import health_file, migrations
 from alexq_schema.broker import connect
 from alexq_schema.celery_settings import celery_config
 from alexq_schema.db.session import Database
@@ -51,7 +50,7 @@ class Process:
         self._database = Database(settings.database_url)
         self._redis = _connected(settings)
         self._outward = Outward(hosts=None, timeout_s=pace.timeout_s, allow_private=settings.webhook_private)
-        self._health_file = Path(str(settings.webhooks_health_file).replace("{pid}", str(os.getpid())))
+        self._health_file = health_file.writable(settings.webhooks_health_file)
         self._app = celery_app(settings)
         deliverer = Deliverer(self._database, self._outward, pace, Random())  # noqa: S311 - for jitter
         _register(self._app, deliverer)

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from alexq_schema.db.session import Database
 from alexq_schema.db.tables import SchemaCompatibility
-from alexq_schema.errors import MigrationError
+from alexq_schema.errors import DatabaseFullError, DatabaseUnavailableError, MigrationError
 
 WAIT_S = 3600.0
 """How long one migration of SQLite waits for another, which may build indexes over millions of rows."""
@@ -32,15 +32,21 @@ def head() -> str:
 
 
 def current(database_url: str) -> str | None:
-    """Return the database's revision, or None if it has no alexq tables.
+    """Return the database's revision, or None if it has no alexq tables. The first question of each process.
 
     Raises:
-        DatabaseUnavailableError: it does not answer.
+        DatabaseUnavailableError: it does not answer; says what to do.
     """
     database = Database(database_url)
     try:
         with database.read() as connection:
             return MigrationContext.configure(connection).get_current_revision()
+    except DatabaseFullError:
+        raise
+    except DatabaseUnavailableError as error:
+        raise DatabaseUnavailableError(
+            f"{error}; start it, or correct ALEXQ_DATABASE_URL and ALEXQ_DATABASE_PASSWORD"
+        ) from error
     finally:
         database.close()
 

@@ -103,8 +103,7 @@ def find_start(request: TrainModel, store: ModelStore) -> Start:
 
 def preprocessing_of(architecture: str) -> Preprocessing:
     """Return the preprocessing of new versions of an architecture."""
-    architectures.find_architecture(architecture)
-    return Preprocessing()
+    return architectures.find_architecture(architecture).preprocessing
 
 
 def _of_version(store: ModelStore, ref: str) -> Start:

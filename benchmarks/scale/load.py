@@ -16,6 +16,7 @@ from alexq_schema.db import accept
 from alexq_schema.db.accept import NewJob, NewSubmission
 from alexq_schema.db.session import Database
 from alexq_schema.ids import new_id
+from alexq_schema.messages import Unpublished
 from alexq_schema.names import (
     IDS_PER_MESSAGE,
     QUEUE_CLASSIFY,
@@ -52,7 +53,10 @@ class Load:
             job_ids = self._accept(min(SUBMISSION, count - len(added)), lane)
             step = len(job_ids) if kind == "bulk" else 1
             for start in range(0, len(job_ids), step):
-                told = [(job_id, TASK_CLASSIFY_JOBS, lane) for job_id in job_ids[start : start + step]]
+                told = [
+                    Unpublished(job_id, None, TASK_CLASSIFY_JOBS, lane)
+                    for job_id in job_ids[start : start + step]
+                ]
                 publish(self._celery, told)
             added += job_ids
         return added

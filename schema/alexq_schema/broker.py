@@ -50,6 +50,8 @@ class BrokerAddress:
             parts = urlsplit(text)
             options |= {name: values[-1] for name, values in parse_qs(parts.query).items()}
             servers.append(parts._replace(query=""))
+        path = max(parts.path for parts in servers)  # the database: Celery looks for it in the first
+        servers = [parts._replace(path=path) for parts in servers]
         address = cls(";".join(map(urlunsplit, servers)), options)
         schemes = {parts.scheme for parts in servers}
         try:
@@ -126,7 +128,7 @@ class BrokerAddress:
                 self.options["master_name"],
                 username=first.username,
                 password=first.password,
-                db=int(servers[-1].path.strip("/") or 0),
+                db=int(first.path.strip("/") or 0),
                 **options,
             )
         except ValueError as error:

@@ -15,8 +15,11 @@ from alexq.stack.environment import free_port
 from alexq_producer import Producer
 from alexq_schema.broker import connect
 from alexq_schema.job import JobState
+from alexq_schema.names import QUEUE_CLASSIFY
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
+from tests.helpers.gateway import JPEG, running_gateway
+from tests.helpers.monitor import running_monitor
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
@@ -145,3 +148,18 @@ def test_jobs_go_on_when_the_master_is_killed_and_none_is_lost(
     with connect(settings.broker_url) as client:
         assert client.info("server")["tcp_port"] == watched.replica.port
     assert worker.terminate() == 0
+
+
+def test_gateway_and_dashboard_find_the_master(settings: Settings, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"gateway_rate": "100/minute"})
+    with running_gateway(settings, tmp_path / "gateway.log") as gateway, gateway.client() as client:
+        accepted = client.post("/v1/jobs", content=encode(photo_crops(1)[0], "JPEG"), headers=JPEG)
+        ready = client.get("/readyz").json()
+        with connect(settings.broker_url) as redis_client:
+            eventually(lambda: redis_client.llen(QUEUE_CLASSIFY) == 1, what="the message is on the master")
+    with running_monitor(settings, tmp_path / "monitor.log") as monitor:
+        pages = [monitor.get(path).status_code for path in ("/overview", "/broker", "/workers?json=1")]
+
+    assert accepted.status_code == 202, accepted.text
+    assert ready["broker"] == "ok"
+    assert pages == [200, 200, 200]

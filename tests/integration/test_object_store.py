@@ -7,16 +7,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from alexq import doctor
 from alexq_producer import Producer
 from alexq_schema.errors import ImageNotFoundError, ImageStoreError, SettingsError
 from alexq_schema.images import ABANDONED_AFTER_S, ImageStore, locks, open_image_store
 from alexq_schema.images.locks import STALE_AFTER_S, Lock
 from alexq_schema.images.objects import ObjectImageStore
 from alexq_schema.job import JobState
+from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
+from alexq_schema.work import Claim, Succeeded
+from alexq_worker.isolation.messages import Setup
+from alexq_worker.isolation.parent import IsolatedEngine
 from tests.helpers.outside import response, serving
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
@@ -153,6 +160,17 @@ def test_a_404_that_is_not_the_stores_is_no_lost_image(nowhere: pytest.MonkeyPat
             open_image_store("s3://bucket/folder").get(KEY)
 
 
+def test_doctor_writes_to_the_store_and_says_what_is_wrong_with_it(s3: S3Server) -> None:
+    right = Settings.load(images_url=f"s3://{s3.bucket()}/images")
+    wrong = right.model_copy(update={"images_url": "s3://bucket/images"})
+
+    assert doctor.bounded("image store", doctor.check_image_store, right, 20).ok
+    check = doctor.bounded("image store", doctor.check_image_store, wrong, 20)
+
+    assert not check.ok
+    assert "no such bucket" in check.found
+
+
 def test_only_a_store_on_s3_needs_obstore() -> None:
     code = """
 import sys
@@ -186,6 +204,28 @@ def test_a_worker_reads_many_images_at_once_from_a_slow_store_with_two_decode_th
 
     assert {(job.state, job.attempt) for job in jobs} == {(JobState.SUCCEEDED, 1)}
     assert s3.seen() == {"PUT": 48, "GET": 48, "reads_at_once": 16}
+
+
+def test_a_suspect_runs_alone_on_an_image_from_the_store(s3: S3Server, models_dir: Path) -> None:
+    url = f"s3://{s3.bucket()}/images"
+    key = put(open_image_store(url), photo(0))
+    version = ModelStore(models_dir).resolve()
+    setup = Setup(
+        images_url=url,
+        models_dir=models_dir,
+        model=version.info.ref,
+        device="cpu",
+        precision="fp32",
+        max_image_pixels=50_000_000,
+        memory_bytes=64 * 2**20,  # the least that settings allow: the client's threads fit in too
+    )
+    isolated = IsolatedEngine(setup, version.read_labels())
+    try:
+        outcome = isolated.classify(Claim(uuid4(), 2, uuid4(), "classify", "photo.jpg", key, crashes=1))
+    finally:
+        isolated.stop()
+
+    assert isinstance(outcome, Succeeded)
 
 
 def photo(number: int) -> bytes:

@@ -36,7 +36,8 @@ def test_celery_and_redis_are_told_of_the_same_sentinels() -> None:
 
     assert address.celery["broker_transport_options"] == {"master_name": "mymaster"}
     assert address.celery_results["result_backend_transport_options"] == {"master_name": "mymaster"}
-    assert len(Connection(address.celery["broker_url"]).alt) == 3
+    connection = Connection(address.celery["broker_url"])
+    assert (len(connection.alt), connection.virtual_host) == (3, "3")
     pool = address.connect(socket_timeout=1).connection_pool
     assert isinstance(pool, redis.sentinel.SentinelConnectionPool)
     assert pool.service_name == "mymaster"

@@ -95,6 +95,10 @@ class Job(Base):
     image_bytes: Mapped[int]
     pinned_model: Mapped[str | None] = mapped_column(String(129))
     """``name/version`` that it must be done with; None: whichever is active."""
+    options: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+    )
+    """What differs from :class:`alexq_schema.options.Options` as they are by default."""
 
     state: Mapped[str] = mapped_column(String(16))
     attempt: Mapped[int]

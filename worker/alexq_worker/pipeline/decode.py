@@ -7,6 +7,7 @@ import queue
 from contextlib import suppress
 
 from alexq_schema.errors import AlexqError, FailedError, ImageError, ImageLostError, ImageNotFoundError
+from alexq_schema.options import Options
 from alexq_schema.work import Claim, Errored, Failed, Late, Outcome
 from alexq_worker.pipeline.assembly import Assembly
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue
@@ -56,9 +57,17 @@ class DecodeStage:
         """Bring an item's picture into a batch of this version, or end it; return whether it has one."""
         if self._ends_late(item, resident.policy, is_decoded=False):
             return False
+        entries = 1
+        if item.claim.options is not None:
+            try:
+                item.options = Options.read(item.claim.options)
+            except AlexqError as error:
+                self._finished.put(Ended(item, unreadable(item.claim, error)))
+                return False
+            entries = item.entries
         started = self._flow.clock()
         with self._flow.step(f"decoding image {item.claim.image_key} of job {item.claim.job_id}"):
-            picture = load_picture(self._images, resident.decoder, item.claim.image_key)
+            picture = load_picture(self._images, resident.decoder, item.claim.image_key, entries)
         item.decoded_at = self._flow.clock()
         item.decode_s = item.decoded_at - started
         resident.policy.observe_decode(item.decode_s)
@@ -67,7 +76,7 @@ class DecodeStage:
             return False
         if self._ends_late(item, resident.policy, is_decoded=True):
             return False
-        self._assembly.add(item, picture, resident)
+        self._assembly.add(item, picture, resident, entries)
         return True
 
     def _ends_late(self, item: Item, policy: BatchPolicy, *, is_decoded: bool) -> bool:
@@ -90,7 +99,9 @@ class DecodeStage:
         return found
 
 
-def load_picture(images: ImageLoader, decoder: Decoder, image_key: str) -> Picture | AlexqError:
+def load_picture(
+    images: ImageLoader, decoder: Decoder, image_key: str, crops: int = 1
+) -> Picture | AlexqError:
     """Return the picture of a stored image, or why there is none; raises nothing."""
     try:
         data = images.get(image_key)
@@ -99,7 +110,7 @@ def load_picture(images: ImageLoader, decoder: Decoder, image_key: str) -> Pictu
     except AlexqError as error:
         return error
     try:
-        return decoder.decode(data)
+        return decoder.decode(data) if crops == 1 else decoder.decode(data, crops)
     except ImageError as error:
         return error
     except MemoryError:
@@ -107,6 +118,11 @@ def load_picture(images: ImageLoader, decoder: Decoder, image_key: str) -> Pictu
     except Exception as error:
         log.exception("decoding image %s failed in a way that has no name", image_key)
         return FailedError(f"decoding failed: {type(error).__name__}: {error}")
+
+
+def unreadable(claim: Claim, error: AlexqError) -> Outcome:
+    """Return what options mean that a later release has written: that a worker of it may try."""
+    return Errored(claim, error.code, error.detail, is_retryable=True)
 
 
 def outcome_of(claim: Claim, error: AlexqError) -> Outcome:

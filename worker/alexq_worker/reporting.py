@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from alexq_schema.work import Crashed, Errored
+from alexq_worker.canary import Trial
 from alexq_worker.lifecycle import Notifier
 from alexq_worker.metrics import Metrics
 from alexq_worker.pipeline.commit import CommitReport
@@ -15,8 +16,9 @@ log = logging.getLogger("alexq.batch")
 class Reporting:
     """Belongs to the committer's thread."""
 
-    def __init__(self, notifier: Notifier, metrics: Metrics) -> None:
+    def __init__(self, notifier: Notifier, metrics: Metrics, trial: Trial) -> None:
         self._notifier = notifier
+        self._trial = trial
         self._metrics = metrics
 
     def committed(self, report: CommitReport) -> None:
@@ -27,6 +29,7 @@ class Reporting:
         claims = [job.outcome.claim for job in report.jobs]
         self._notifier.announce((claim.submission_id, claim.job_id) for claim in claims)
         self._metrics.committed(report)
+        self._trial.committed(report)
         for batch in report.batches:
             log.info(
                 "batch",

@@ -169,6 +169,24 @@ class JobEvent(Base):
     __table_args__ = (Index("ix_job_events_job", "job_id"),)
 
 
+class CanaryResult(Base):
+    """What a version that is tried beside the active one says of a job; the job's own row has the result."""
+
+    __tablename__ = "canary_results"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"))
+    at: Mapped[datetime]
+    label: Mapped[str | None] = mapped_column(String(255))
+    probability: Mapped[float | None]
+
+    __table_args__ = (
+        UniqueConstraint("model_id", "job_id"),
+        Index("ix_canary_results_job", "job_id"),
+    )
+
+
 class RefusedMessage(Base):
     """A message from which no job could be made: unknown task, version, shape or encoding."""
 

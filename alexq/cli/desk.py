@@ -12,6 +12,7 @@ import stamina
 
 from alexq_schema.errors import JobNotFoundError, JobStateError
 from alexq_schema.job import Job, JobState
+from alexq_schema.options import OptionFields
 
 if TYPE_CHECKING:
     from stamina.instrumentation import RetryDetails
@@ -38,7 +39,7 @@ class Desk(Protocol):
     """Takes images in and knows jobs; methods and errors are those of Producer and Client."""
 
     def submit(
-        self, images: Iterable[Any], deadline_s: float | None, model: str | None
+        self, images: Iterable[Any], deadline_s: float | None, model: str | None, options: OptionFields
     ) -> tuple[Handed, Sequence[Job]]:
         """Hand in images; return what was accepted, and what was refused in the shape of jobs."""
 
@@ -75,9 +76,11 @@ class Local:
         self._producer = producer
 
     def submit(
-        self, images: Iterable[Any], deadline_s: float | None, model: str | None
+        self, images: Iterable[Any], deadline_s: float | None, model: str | None, options: OptionFields
     ) -> tuple[Handed, Sequence[Job]]:
-        submission = self._producer.submit(images, rejected="skip", deadline_s=deadline_s, model=model)
+        submission = self._producer.submit(
+            images, rejected="skip", deadline_s=deadline_s, model=model, **options
+        )
         return submission, [rejection.as_job() for rejection in submission.rejected]
 
     def find(self, id_: UUID) -> Handed:
@@ -125,9 +128,11 @@ class Remote:
         stamina.instrumentation.set_on_retry_hooks([_tell_of_retry])
 
     def submit(
-        self, images: Iterable[Any], deadline_s: float | None, model: str | None
+        self, images: Iterable[Any], deadline_s: float | None, model: str | None, options: OptionFields
     ) -> tuple[Handed, Sequence[Job]]:
-        submission = self._client.submit(images, rejected="skip", deadline_s=deadline_s, model=model)
+        submission = self._client.submit(
+            images, rejected="skip", deadline_s=deadline_s, model=model, **options
+        )
         return submission, submission.rejected
 
     def find(self, id_: UUID) -> Handed:

@@ -13,12 +13,13 @@ import typer
 
 from alexq.cli.options import DataDir, Json, Server, given
 from alexq_schema.job import TOP_K, Job, JobState
+from alexq_schema.options import MAX_TOP_K, OptionFields
 
 if TYPE_CHECKING:
     from alexq.cli.desk import Desk, Handed
     from alexq.cli.output import Output
 
-TopK = Annotated[int, typer.Option("--top-k", min=1, max=TOP_K, help="Labels to show for each image.")]
+TopK = Annotated[int, typer.Option("--top-k", min=1, max=MAX_TOP_K, help="Labels to show for each image.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the results and show them as they come.")]
 Ids = Annotated[list[UUID], typer.Argument(metavar="ID...", show_default=False)]
 
@@ -71,6 +72,15 @@ def submit(
             metavar="NAME/VERSION", help="The model version that does them; by default whichever is active."
         ),
     ] = None,
+    crops: Annotated[
+        int, typer.Option(help="10: average ten crops of each image; ten times the work.", show_default=False)
+    ] = 1,
+    min_probability: Annotated[
+        float, typer.Option(help="Leave out labels that are less likely.", show_default=False)
+    ] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(help="Above 1: more even probabilities, below: less.", show_default=False)
+    ] = 1.0,
     as_json: Json = False,
     server: Server = None,
     data_dir: DataDir = None,
@@ -79,10 +89,13 @@ def submit(
     from alexq.cli.inputs import expand
     from alexq.cli.output import Output
 
+    options: OptionFields = {"crops": crops, "min_probability": min_probability, "temperature": temperature}
+    if top_k > TOP_K:  # fewer are shown of those that are kept
+        options["top_k"] = top_k
     with _desk(server, data_dir) as desk, Output(as_json=as_json, top_k=top_k) as output:
         output.begin("reading", None)
         images = _ticking(expand(paths, _names_from_stdin()), output)
-        submission, rejected = desk.submit(images, deadline, model)
+        submission, rejected = desk.submit(images, deadline, model, options)
         for job in rejected:
             output.show(job)
         if submission.job_ids and wait:

@@ -32,6 +32,8 @@ def register(app: typer.Typer) -> None:
     models.command("evaluate")(evaluate)
     models.command("quantize", context_settings=_PASSED_ON, add_help_option=False)(quantize)
     models.command("activate")(activate)
+    models.command("rollback")(rollback)
+    models.command("canary")(canary)
     app.add_typer(models, name="models")
 
 
@@ -98,6 +100,97 @@ def activate(ref: Ref, data_dir: DataDir = None) -> None:
 
     version = ModelStore(_settings(data_dir).models_dir).activate(ref)
     typer.echo(f"active: {version.info.ref}; running workers switch to it within seconds", err=True)
+
+
+def rollback(data_dir: DataDir = None) -> None:
+    """Make the version that was active before this one the active one again."""
+    from alexq_schema.models import ModelStore
+
+    version = ModelStore(_settings(data_dir).models_dir).rollback()
+    typer.echo(
+        f"active: {version.info.ref}, as before; running workers switch to it within seconds", err=True
+    )
+
+
+def canary(
+    ref: Annotated[str | None, typer.Argument(metavar="NAME/VERSION")] = None,
+    share: Annotated[
+        float, typer.Option(min=0.0001, max=1, help="Share of the jobs that it is tried on.")
+    ] = 0.1,
+    off: Annotated[bool, typer.Option("--off", help="Try nothing any more.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Where it disagrees, by label.")] = False,
+    as_json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Try a version on a share of the jobs, in the shadow of the active one, which alone answers."""
+    from alexq_schema.models import Canary, ModelStore
+
+    settings = _settings(data_dir)
+    store = ModelStore(settings.models_dir)
+    if report:
+        _report(_tried(store, ref), data_dir, as_json=as_json)
+    elif off:
+        store.end_canary()
+        typer.echo("nothing is tried any more", err=True)
+    elif ref is None:
+        now = store.canary()
+        typer.echo(
+            "nothing is tried" if now is None else f"{now.model} is tried on {now.share:g} of the jobs"
+        )
+    else:
+        store.try_beside(Canary(model=ref, share=share))
+        typer.echo(
+            f"{ref} is tried on {share:g} of the jobs; `alexq models canary --report` compares", err=True
+        )
+
+
+def _tried(store: "ModelStore", ref: str | None) -> str:
+    from alexq_schema.errors import UsageError
+
+    now = store.canary()
+    if ref is None and now is None:
+        raise UsageError("nothing is tried now: name the version, alexq models canary NAME/VERSION --report")
+    return ref or (now.model if now else "")
+
+
+def _report(ref: str, data_dir: Any, *, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from alexq_schema.db.canary import report
+    from alexq_schema.db.session import Database
+    from alexq_schema.settings import Settings
+
+    database = Database(Settings.connected(**given(data_dir=data_dir)).database_url)
+    name, _, version = ref.partition("/")
+    try:
+        with database.read() as connection:
+            found = report(connection, name, version)
+    finally:
+        database.close()
+    compared, disagreed = sum(one.compared for one in found), sum(one.disagreed for one in found)
+    if as_json:
+        for one in found:
+            others = [{"label": label, "jobs": jobs} for label, jobs in one.others.most_common()]
+            told = {
+                "label": one.label,
+                "compared": one.compared,
+                "disagreed": one.disagreed,
+                "instead": others,
+            }
+            typer.echo(json.dumps({"model": ref, **told}, ensure_ascii=False))
+        return
+    number = {"justify": "right"}
+    table = Table("label", Column("compared", **number), Column("disagreed", **number), f"{ref} says instead")  # type: ignore[arg-type]
+    for one in found:
+        if one.disagreed:
+            instead = ", ".join(
+                f"{label or 'no label'} ({jobs})" for label, jobs in one.others.most_common(3)
+            )
+            table.add_row(Text(one.label or "no label"), str(one.compared), str(one.disagreed), Text(instead))
+    Console(highlight=False).print(table)
+    typer.echo(f"{ref} disagrees with {disagreed:,} of {compared:,} results", err=True)
 
 
 def _settings(data_dir: Any) -> "Settings":

@@ -166,6 +166,9 @@ class StandinModelStore:
     def active_stamp(self) -> None:
         """Return nothing: it is never activated again."""
 
+    def canary(self) -> None:
+        """Return nothing: nothing is tried."""
+
 
 class StandinStaging:
     """Hashes images and forgets them."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from alexq_worker.inference.decode import Picture
+from alexq_worker.inference.crops import Picture
 from benchmarks.throughput.contender import Answers, Work
 from benchmarks.throughput.model import Model
 

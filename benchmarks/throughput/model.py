@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from alexq_schema.models import ModelStore
-from alexq_worker.inference.decode import Decoder, Picture
+from alexq_worker.inference.crops import Picture
+from alexq_worker.inference.decode import Decoder
 from alexq_worker.inference.engine import Engine
 
 MAX_PIXELS = 50_000_000

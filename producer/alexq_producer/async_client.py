@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 from uuid import UUID
 
 import anyio
@@ -18,6 +18,7 @@ from alexq_producer.wire import Call, Retries, Timeouts
 from alexq_schema import tracing
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
+from alexq_schema.options import OptionFields
 
 T = TypeVar("T")
 
@@ -48,10 +49,11 @@ class AsyncClient:
         *,
         model: str | None = None,
         idempotency_key: str | None = None,
+        **options: Unpack[OptionFields],
     ) -> Job:
         """Submit one image and return its finished job (see :meth:`Client.classify`)."""
         with tracing.span("classify", "client"):
-            return await self._run(operations.classify(image, timeout_s, model, idempotency_key))
+            return await self._run(operations.classify(image, timeout_s, model, options, idempotency_key))
 
     async def submit(
         self,
@@ -63,6 +65,7 @@ class AsyncClient:
         webhook: UUID | None = None,
         model: str | None = None,
         idempotency_key: str | None = None,
+        **options: Unpack[OptionFields],
     ) -> AsyncRemoteSubmission:
         """Hand in one image or many, also from an async iterable (see :meth:`Client.submit`)."""
         lane = lane or (Lane.INTERACTIVE if is_one(images) else Lane.BULK)
@@ -77,6 +80,7 @@ class AsyncClient:
                     lane=lane,
                     webhook=webhook,
                     model=model,
+                    options=options,
                     idempotency_key=idempotency_key,
                 )
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 from uuid import UUID
 
 import httpx2
@@ -17,6 +17,7 @@ from alexq_producer.wire import Call, Retries, Timeouts
 from alexq_schema import tracing
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
+from alexq_schema.options import OptionFields
 
 T = TypeVar("T")
 
@@ -61,6 +62,7 @@ class Client:
         *,
         model: str | None = None,
         idempotency_key: str | None = None,
+        **options: Unpack[OptionFields],
     ) -> Job:
         """Submit one image and return its finished job.
 
@@ -68,6 +70,7 @@ class Client:
             image: encoded bytes, a path, a binary file, a Pillow image, a NumPy array of uint8, or an
                 ``http(s)://`` URL, which the gateway fetches where its settings allow the host.
             model: ``name/version`` that it must be done with; by default whichever is active.
+            options: as for :meth:`submit`.
 
         Raises:
             WaitTimeoutError: it is unfinished after ``timeout_s`` seconds; it goes on.
@@ -75,7 +78,7 @@ class Client:
             UnavailableError: the gateway, or what is behind it, does not answer.
         """
         with tracing.span("classify", "client"):
-            return self._run(operations.classify(image, timeout_s, model, idempotency_key))
+            return self._run(operations.classify(image, timeout_s, model, options, idempotency_key))
 
     def submit(
         self,
@@ -87,6 +90,7 @@ class Client:
         webhook: UUID | None = None,
         model: str | None = None,
         idempotency_key: str | None = None,
+        **options: Unpack[OptionFields],
     ) -> RemoteSubmission:
         """Hand in one image or many; returns when they are accepted.
 
@@ -97,6 +101,8 @@ class Client:
             lane: by default ``interactive`` for one image and ``bulk`` for many.
             webhook: one of the gateway's webhooks, which is told when all jobs have ended.
             model: ``name/version`` that they must be done with; by default whichever is active.
+            options: ``crops``, ``top_k``, ``min_probability``, ``temperature``: see
+                :class:`alexq_schema.options.Options`.
             idempotency_key: for a repetition by another process; by default one of this call's own.
 
         Raises:
@@ -118,6 +124,7 @@ class Client:
                     lane=lane,
                     webhook=webhook,
                     model=model,
+                    options=options,
                     idempotency_key=idempotency_key,
                 )
             )

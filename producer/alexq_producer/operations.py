@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 from uuid import UUID, uuid4
@@ -89,17 +89,23 @@ class Accepted(BaseModel):
         return self.submission_id
 
 
-def classify(image: Any, timeout_s: float, model: str | None, idempotency_key: str | None) -> Operation[Job]:
+def classify(
+    image: Any,
+    timeout_s: float,
+    model: str | None,
+    options: Mapping[str, Any],
+    idempotency_key: str | None,
+) -> Operation[Job]:
     """Hand in one image and return its finished job."""
     deadline = time.monotonic() + timeout_s
     headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
     url = url_of(image)
     if url is not None:
-        body, params = json.dumps({"image_url": url}).encode(), _given(model=model)
+        body, params = json.dumps({"image_url": url}).encode(), _given(model=model, **options)
         headers["Content-Type"] = "application/json"
     else:
         name, body = encoded(image, 0)
-        params = _given(source=utf8(name), model=model)
+        params = _given(source=utf8(name), model=model, **options)
         headers["Content-Type"] = "application/octet-stream"
     first = Call("POST", "/v1/jobs", params, headers, io.BytesIO(body))
     job = Job.model_validate_json((yield _waiting(first, timeout_s)))
@@ -126,6 +132,7 @@ def submit(
     lane: Lane,
     webhook: UUID | None,
     model: str | None,
+    options: Mapping[str, Any],
     idempotency_key: str | None,
 ) -> Operation[Accepted]:
     """Hand in what was packed."""
@@ -139,6 +146,7 @@ def submit(
         lane=lane.value,
         webhook=None if webhook is None else str(webhook),
         model=model,
+        **options,
     )
     headers = {"Content-Type": packer.content_type, "Idempotency-Key": idempotency_key or str(uuid4())}
     answer = yield Call("POST", "/v1/submissions", params, headers, packed)

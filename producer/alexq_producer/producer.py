@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, Unpack
 from uuid import UUID
 
 from celery import Celery
@@ -27,6 +27,7 @@ from alexq_schema.ids import new_id, new_tag, tagged_id
 from alexq_schema.images import Staging, check_image, open_image_store
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
+from alexq_schema.options import OptionFields, Options
 from alexq_schema.settings import Settings
 
 MAX_DEADLINE_S = 10 * 365 * 86_400.0
@@ -72,6 +73,7 @@ class Producer:
         deadline_s: float | None = None,
         lane: Lane | None = None,
         model: str | None = None,
+        **options: Unpack[OptionFields],
     ) -> Submission:
         """Hand in one image or many; returns when they are accepted, that is, on disk.
 
@@ -86,11 +88,14 @@ class Producer:
             lane: ``interactive`` jobs go before all ``bulk`` ones; by default one image is interactive
                 and many are bulk.
             model: ``name/version`` that they must be done with; by default whichever is active.
+            options: ``crops``, ``top_k``, ``min_probability``, ``temperature``: see
+                :class:`alexq_schema.options.Options`.
 
         Raises:
             ImageError: an input was rejected; names it.
             PinnedModelError: there is no such model version.
-            UsageError: there was no image, or the deadline is not within the next ten years.
+            UsageError: there was no image, the deadline is not within the next ten years, or an option
+                makes no sense.
             ImageStoreError, DatabaseUnavailableError: nothing was accepted; submit again.
         """
         if deadline_s is not None and not 0 < deadline_s <= MAX_DEADLINE_S:
@@ -98,12 +103,15 @@ class Producer:
                 f"deadline_s={deadline_s}: give the seconds from now, more than 0 and at most "
                 f"{MAX_DEADLINE_S:.0f} (ten years), or None to wait for ever"
             )
+        how = Options.of(options)
         if model is not None:
             pins.require_known(model, self.settings, self._database)
         lane = lane or (Lane.INTERACTIVE if sources.is_one(images) else Lane.BULK)
         with tracing.span("submit"), self._images.staging() as staging:
             new_jobs, rejections = self._take_in(sources.each(images), staging, skip=rejected == "skip")
-            submission = NewSubmission(tagged_id(self._tag), new_jobs, lane, deadline_s, model=model)
+            submission = NewSubmission(
+                tagged_id(self._tag), new_jobs, lane, deadline_s, model=model, options=how
+            )
             if new_jobs:
                 self._acceptance.accept(submission, staging)
         return self._submission(submission, rejections)
@@ -138,11 +146,18 @@ class Producer:
             raise UsageError("nothing to submit: the call held no image")
         return new_jobs, rejections
 
-    def classify(self, image: Image, timeout_s: float = 60.0, *, model: str | None = None) -> Job:
+    def classify(
+        self,
+        image: Image,
+        timeout_s: float = 60.0,
+        *,
+        model: str | None = None,
+        **options: Unpack[OptionFields],
+    ) -> Job:
         """Submit one image and return its finished job.
 
         Args:
-            model: as for :meth:`submit`.
+            model, options: as for :meth:`submit`.
 
         Raises:
             WaitTimeoutError: it is unfinished after ``timeout_s`` seconds; it goes on.
@@ -150,11 +165,12 @@ class Producer:
         """
         if not sources.is_one(image):
             raise UsageError("classify takes one image; use submit for many")
+        how = Options.of(options)
         if model is not None:
             pins.require_known(model, self.settings, self._database)
         with tracing.span("classify"), self._images.staging() as staging:
             new_jobs, _ = self._take_in(iter([image]), staging, skip=False)
-            new = NewSubmission(tagged_id(self._tag), new_jobs, Lane.INTERACTIVE, model=model)
+            new = NewSubmission(tagged_id(self._tag), new_jobs, Lane.INTERACTIVE, model=model, options=how)
             # Whoever listens before there is a job needs not ask whether it has ended already.
             with self._announcements.of(new.submission_id, [new_jobs[0].job_id]) as listener:
                 self._acceptance.accept(new, staging)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from alexq_schema.errors import MessageError
 from alexq_schema.names import IDS_PER_MESSAGE, Lane
+from alexq_schema.options import Options
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -77,6 +78,8 @@ class ClassifyImage(Message):
     source: str = Field(default="", max_length=1024)
     model: str | None = Field(default=None, max_length=129)
     """``name/version`` that it must be done with; by default whichever is active."""
+    options: Options | None = None
+    """How it is to be classified; by default as ever."""
 
     @model_validator(mode="after")
     def _one_image_at_most(self) -> Self:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -20,6 +22,7 @@ from alexq_schema.names import Precision
 from alexq_schema.training import TrainingInfo
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+HISTORY = "active.log"
 NamePart = Annotated[str, StringConstraints(pattern=f"^{_PART}$")]
 
 
@@ -171,6 +174,22 @@ class ModelVersion:
             )
 
 
+class Canary(BaseModel):
+    """A version that is tried on a share of the jobs, in the shadow of the active one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """``name/version``."""
+    share: float = Field(gt=0, le=1)
+    """Of the jobs, chosen by a hash of their ids."""
+
+    def has(self, job_id: UUID) -> bool:
+        """Return whether the job is one of the share; the same whoever asks."""
+        number = int.from_bytes(hashlib.sha256(job_id.bytes).digest()[:8])
+        return number < self.share * 2**64
+
+
 class ModelStore:
     """The models folder."""
 
@@ -242,10 +261,79 @@ class ModelStore:
         version = self.find(ref)
         version.read_labels()
         version.verify_weights()
+        before = self.active_ref()
         draft = self._active_path.with_suffix(".tmp")
         draft.write_text(ref + "\n", "utf-8")
         draft.replace(self._active_path)
+        self._record(before, ref)
         return version
+
+    def rollback(self) -> ModelVersion:
+        """Make the version that was active before this one the active one again.
+
+        Raises:
+            ModelNotFoundError: there was none, or it is gone.
+            ModelInvalidError: its files are damaged; the active version stays.
+        """
+        active = self.active_ref()
+        for _, ref in reversed(self.history()):
+            if ref != active:
+                return self.activate(ref)
+        raise ModelNotFoundError(
+            f"no other version was active in {self.models_dir}: activate one by its name"
+        )
+
+    def history(self) -> list[tuple[str, str]]:
+        """Return when each activation was, and of which version, oldest first."""
+        try:
+            lines = (self.models_dir / HISTORY).read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        return [(at, ref) for at, _, ref in (line.partition(" ") for line in lines) if ref]
+
+    def _record(self, before: str | None, ref: str) -> None:
+        """Add to the history; after the fact, so that what is there was active."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        refs = [before, ref] if before and not self.history() else [ref]  # an earlier release kept none
+        with (self.models_dir / HISTORY).open("a", encoding="utf-8") as file:
+            file.writelines(f"{at} {one}\n" for one in refs)
+
+    @property
+    def _canary_path(self) -> Path:
+        return self.models_dir / "canary"
+
+    def canary(self) -> Canary | None:
+        """Return the version that is tried beside the active one, or None.
+
+        Raises:
+            ModelInvalidError: the file that says so is malformed.
+        """
+        try:
+            return Canary.model_validate_json(self._canary_path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise ModelInvalidError(
+                f"{self._canary_path} is malformed: {error.errors()[0]['msg']}"
+            ) from error
+
+    def try_beside(self, canary: Canary) -> None:
+        """Have workers try a version on a share of the jobs, beside the active one.
+
+        Raises:
+            ModelNotFoundError: it is not in the folder.
+            ModelInvalidError: its files are damaged.
+        """
+        version = self.find(canary.model)
+        version.read_labels()
+        version.verify_weights()
+        draft = self._canary_path.with_suffix(".tmp")
+        draft.write_text(canary.model_dump_json() + "\n", "utf-8")
+        draft.replace(self._canary_path)
+
+    def end_canary(self) -> None:
+        """Try nothing more."""
+        self._canary_path.unlink(missing_ok=True)
 
     def resolve(self, ref: str = "") -> ModelVersion:
         """Return the version to serve: ``ref``, or the active one when ``ref`` is empty.

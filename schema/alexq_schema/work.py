@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from alexq_schema.errors import WorkerCrashedError
@@ -31,6 +32,8 @@ class Claim:
     """Size of its image."""
     pinned: str | None = None
     """``name/version`` of the model version that the job must be done with; None: the active one."""
+    options: Mapping[str, Any] | None = None
+    """How it is to be classified, as the row keeps it; None: as ever."""
     left_s: float | None = None
     """Seconds from the claim to its deadline, by the database's clock; None: it has none."""
     traceparent: str | None = None
@@ -41,12 +44,16 @@ class Claim:
 class Predictions:
     """A result as the job table keeps it."""
 
-    label: str
-    """The best."""
-    probability: float
+    label: str | None
+    """The best; None where none is likely enough."""
+    probability: float | None
     """Its own."""
     json: str
     """All, best first: an array of ``{"index", "label", "probability"}``."""
+
+
+NOTHING = Predictions(None, None, "[]")
+"""Of an image of which no label is likely enough."""
 
 
 class PredictionWriter:
@@ -62,7 +69,9 @@ class PredictionWriter:
         ]
 
     def write(self, indices: Sequence[int], probabilities: Sequence[float]) -> Predictions:
-        """Return the predictions of one image from its best classes, best first, at least one; all finite."""
+        """Return the predictions of one image from its best classes, best first; all finite."""
+        if not indices:
+            return NOTHING
         beginnings = self._beginnings
         parts = [f"{beginnings[i]}{p!r}}}" for i, p in zip(indices, probabilities, strict=True)]
         return Predictions(self._labels[indices[0]], probabilities[0], f"[{', '.join(parts)}]")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -123,6 +124,7 @@ class InOneProcess:
             max_batch=8,
         )
         traces = Traces(worker_id, "cpu")
+        no_trial: Any = SimpleNamespace(committed=lambda _report: None)
         broken: list[Exception] = []
         pipeline = Pipeline(
             table=SqlJobTable(
@@ -138,7 +140,7 @@ class InOneProcess:
             max_batch=8,
             decode_threads=1,
             fetch_threads=1,
-            on_committed=Reporting(Notifier(self._redis), Metrics(), traces).committed,
+            on_committed=Reporting(Notifier(self._redis), Metrics(), traces, no_trial).committed,
             on_room=lambda: None,
             on_fatal=broken.append,
         )

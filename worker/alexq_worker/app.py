@@ -33,6 +33,7 @@ from alexq_schema.names import QUEUE_CLASSIFY, QUEUES
 from alexq_schema.repeating import Repeating
 from alexq_schema.settings import Settings
 from alexq_worker import tasks
+from alexq_worker.canary import Trial
 from alexq_worker.celery_app import celery_app
 from alexq_worker.door import Door
 from alexq_worker.health import EXIT_UNHEALTHY, PAUSED_S, Health, Watch
@@ -96,7 +97,9 @@ class Process:
         images = open_image_store(settings.images_url)
         isolation = IsolatedEngine(Setup.of(settings), timeout_s=settings.isolation_timeout_s)
         self.notifier = Notifier(client)
-        reporting = Reporting(self.notifier, metrics, Traces(self.worker_id, self.serving.engine.device_name))
+        traces = Traces(self.worker_id, self.serving.engine.device_name)
+        self.trial = Trial(loader, images, self.database)
+        reporting = Reporting(self.notifier, metrics, traces, self.trial)
         intake = Intake()
         self.pipeline = Pipeline(
             table=SqlJobTable(
@@ -155,6 +158,7 @@ class Process:
             Repeating("alexq-sweep", SWEEP_EVERY_S, sweeper.sweep, outages=(redis.RedisError, KombuError)),
             Repeating("alexq-refusals", settings.heartbeat_s, self.refusals.flush),
         ]
+        self._repeating.append(Repeating("alexq-canary-look", settings.heartbeat_s, self.trial.look))
         if not settings.model:
             following = Following(
                 loader,
@@ -185,6 +189,7 @@ class Process:
         was_told_to_stop = self.pipeline.is_draining
         self.pipeline.drain()
         self.door.stop()
+        self.trial.stop()
         for repeating in self._repeating:
             repeating.stop()
         if not self.pipeline.stop(self.settings.stop_grace_s):
@@ -224,6 +229,7 @@ class Process:
             )
         self.pipeline.start()
         self.door.start()
+        self.trial.start()
         for repeating in self._repeating:
             repeating.start()
         engine = self.serving.engine

@@ -143,8 +143,21 @@ class Door:
             except ValueError as error:  # binascii.Error is one; so is text that is not ASCII
                 raise MessageError(f"{visitor.source}: image_base64 is not base64: {error}") from error
             check_image(data, visitor.source, self._max_image_bytes)
-            return [NewJob(visitor.job_id, visitor.source, staging.add(data), len(data), message.model)]
+            return [
+                NewJob(
+                    visitor.job_id,
+                    visitor.source,
+                    staging.add(data),
+                    len(data),
+                    message.model,
+                    message.options,
+                )
+            ]
         if message.image_key is not None:
             size = len(self._images.get(message.image_key))
-            return [NewJob(visitor.job_id, visitor.source, message.image_key, size, message.model)]
+            return [
+                NewJob(
+                    visitor.job_id, visitor.source, message.image_key, size, message.model, message.options
+                )
+            ]
         return []  # sent again by the sweeper: the row is there

@@ -6,6 +6,7 @@ import logging
 
 from alexq_schema import tracing
 from alexq_schema.work import Crashed, Errored
+from alexq_worker.canary import Trial
 from alexq_worker.lifecycle import Notifier
 from alexq_worker.metrics import Metrics
 from alexq_worker.pipeline.commit import CommitReport
@@ -17,8 +18,9 @@ log = logging.getLogger("alexq.batch")
 class Reporting:
     """Belongs to the committer's thread."""
 
-    def __init__(self, notifier: Notifier, metrics: Metrics, traces: Traces) -> None:
+    def __init__(self, notifier: Notifier, metrics: Metrics, traces: Traces, trial: Trial) -> None:
         self._notifier = notifier
+        self._trial = trial
         self._metrics = metrics
         self._traces = traces
 
@@ -31,6 +33,7 @@ class Reporting:
         self._notifier.announce((claim.submission_id, claim.job_id) for claim in claims)
         self._metrics.committed(report)
         recorded = self._traces.record(report)
+        self._trial.committed(report)
         for batch in report.batches:
             with tracing.within(recorded.batches.get(batch.batch_id)):
                 log.info(

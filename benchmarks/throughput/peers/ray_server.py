@@ -10,7 +10,7 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from alexq_worker.inference.decode import Picture
+from alexq_worker.inference.crops import Picture
 from benchmarks.throughput.peers.stages import Stages, setting
 
 

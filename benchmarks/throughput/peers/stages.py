@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexq_schema.models import ModelStore
-from alexq_worker.inference.decode import Decoder, Picture
+from alexq_worker.inference.crops import Picture
+from alexq_worker.inference.decode import Decoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,11 +16,14 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from alexq_producer.gateway.auth import BEARER, Caller, let_in
-from alexq_producer.gateway.headers import PinnedModel, WebhookId, preferred_wait_s
+from alexq_producer.gateway.classifying import Crops, MinProbability, PinnedModel, Temperature, TopK
+from alexq_producer.gateway.headers import WebhookId, preferred_wait_s
 from alexq_producer.gateway.problems import error_response
 from alexq_producer.producer import MAX_DEADLINE_S
-from alexq_schema import keys
+from alexq_schema import keys, options
+from alexq_schema.job import TOP_K
 from alexq_schema.names import Lane
+from alexq_schema.options import Options
 
 Deadline = Annotated[
     float | None,
@@ -38,6 +41,15 @@ class JobOptions(BaseModel):
     lane: Lane = Lane.INTERACTIVE
     webhook: WebhookId = None
     model: PinnedModel = None
+    crops: Crops = options.Crops.ONE
+    top_k: TopK = TOP_K
+    min_probability: MinProbability = 0.0
+    temperature: Temperature = 1.0
+
+    @property
+    def how(self) -> Options | None:
+        """How the image is to be classified; None: as ever."""
+        return Options.of(self.model_dump(include=set(Options.model_fields)))
 
 
 _DEFAULTS: Final = JobOptions()

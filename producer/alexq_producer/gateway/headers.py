@@ -46,15 +46,6 @@ async def preferred_wait_s(
 WaitS = Annotated[float | None, Depends(preferred_wait_s)]
 
 
-PinnedModel = Annotated[
-    str | None,
-    Query(
-        max_length=129,
-        description="`name/version` of the model version that does it; by default whichever is active.",
-    ),
-]
-
-
 WebhookId = Annotated[
     UUID | None,
     Query(description="A webhook of yours that is told, once, when all has ended."),

@@ -131,9 +131,9 @@ async def _take(request: Request, asked: Asked, one: Wish, grant: Grant) -> tupl
     def take(stream: BinaryIO) -> tuple[InferRequest, Accepted]:
         text = stream.read(-1 if asked.header_bytes is None else asked.header_bytes)
         wanted = read_request(text, has_more=asked.header_bytes is not None)
-        wish = one
+        wish = replace(one, options=wanted.parameters.options())
         if wanted.count > 1:
-            wish = replace(one, lane=Lane.BULK)
+            wish = replace(wish, lane=Lane.BULK)
             grant.move(wish.lane)
         images = wanted.images(stream, limit)
         return wanted, intake.take(images, wish, grant, max_images=settings.max_submission_images)

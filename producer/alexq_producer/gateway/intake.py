@@ -104,6 +104,7 @@ class Intake:
                 tenant=wish.tenant,
                 notice=wish.notice,
                 model=wish.model,
+                options=wish.options,
             )
             self._require_webhook(wish)
             if wish.model is not None:

@@ -102,6 +102,7 @@ async def submit_image(
         key=key,
         notice=notice,
         model=options.model,
+        options=options.how,
     )
     content_type = request.headers.get("content-type", "")
     limit = core.settings.max_image_bytes

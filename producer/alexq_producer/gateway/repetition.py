@@ -54,6 +54,7 @@ def fingerprint_of(items: Sequence[Item], urls: Sequence[str], wish: Wish) -> st
     asked: list[Any] = [wish.lane, wish.deadline_s, wish.skips_rejected]
     asked += [] if wish.notice is None else [str(wish.notice.webhook_id)]
     asked += [] if wish.model is None else ["model", wish.model]
+    asked += [] if wish.options is None else [wish.options.stored()]
     for item, url in zip(items, urls, strict=True):
         if url or isinstance(item, Remote):
             asked.append([item.source, url])

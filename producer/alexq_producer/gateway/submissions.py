@@ -13,10 +13,11 @@ from starlette.responses import StreamingResponse
 
 from alexq_producer.gateway.auth import Caller, Reading, Submitting
 from alexq_producer.gateway.bodies import Body
+from alexq_producer.gateway.classifying import How, PinnedModel
 from alexq_producer.gateway.core import Core
 from alexq_producer.gateway.direct import Deadline
 from alexq_producer.gateway.entries import ImageReference, many_of
-from alexq_producer.gateway.headers import IdempotencyKey, PinnedModel, WebhookId, cursor_of, read_cursor
+from alexq_producer.gateway.headers import IdempotencyKey, WebhookId, cursor_of, read_cursor
 from alexq_producer.gateway.jobs import LOOK_AGAIN_S
 from alexq_producer.gateway.resources import AcceptedSubmission, RejectedInput, Submission, SubmissionPage
 from alexq_producer.gateway.state import shared
@@ -97,6 +98,7 @@ async def submit_images(
     lane: Lane = Lane.BULK,
     webhook: WebhookId = None,
     model: PinnedModel = None,
+    options: How = None,
 ) -> AcceptedSubmission:
     """Hand in up to 10,000 images in one request: as files of a form, a tar or ZIP archive, or lines of JSON.
 
@@ -113,6 +115,7 @@ async def submit_images(
         key=key,
         notice=notice,
         model=model,
+        options=options,
     )
     settings = core.settings
 

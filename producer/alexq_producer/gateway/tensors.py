@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from alexq_producer.gateway.entries import Upload, read_upload
 from alexq_schema.errors import RequestError
 from alexq_schema.job import Job
+from alexq_schema.options import Options
 
 Parameters = dict[str, str | bool | int | float]
 OutputName = Literal["label", "probability", "index"]
@@ -90,6 +91,18 @@ class RequestParameters(BaseModel):
 
     binary_data_output: bool = False
     """Whether the elements of outputs that say nothing else follow the JSON."""
+    crops: int | None = None
+    top_k: int | None = None
+    temperature: float | None = None
+    """As :class:`alexq_schema.options.Options`; a least probability would make the outputs ragged."""
+
+    def options(self) -> Options | None:
+        """Return how the images are to be classified; None: as ever.
+
+        Raises:
+            UsageError: it makes no sense.
+        """
+        return Options.of(self.model_dump(include={"crops", "top_k", "temperature"}, exclude_none=True))
 
 
 class InferRequest(BaseModel):

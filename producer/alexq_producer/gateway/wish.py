@@ -11,6 +11,7 @@ from alexq_schema.db.accept import NewJob
 from alexq_schema.db.deliveries import Notice
 from alexq_schema.job import Job
 from alexq_schema.names import Lane
+from alexq_schema.options import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Wish:
     """Which webhook is told when all has ended."""
     model: str | None = None
     """``name/version`` that they must be done with; None: whichever is active."""
+    options: Options | None = None
+    """How they are to be classified; None: as ever."""
 
 
 @dataclass(frozen=True, slots=True)

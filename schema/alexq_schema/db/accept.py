@@ -17,6 +17,7 @@ from alexq_schema.db.rows import literal_state
 from alexq_schema.db.tables import Job, Submission
 from alexq_schema.job import JobState
 from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS, Lane
+from alexq_schema.options import Options
 from alexq_schema.text import storable
 
 ROWS_PER_STATEMENT = 1_000
@@ -32,6 +33,8 @@ class NewJob:
     image_bytes: int
     model: str | None = None
     """Of a job of Celery's own door: as a submission's."""
+    options: Options | None = None
+    """As a submission's, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class NewSubmission:
     """The span that hands it in, where that is sampled."""
     model: str | None = None
     """``name/version`` that its jobs must be done with; None: whichever is active."""
+    options: Options | None = None
+    """How they are to be classified; None: as ever."""
 
 
 _NEW = {
@@ -76,7 +81,7 @@ def add(connection: Connection, submissions: Sequence[NewSubmission]) -> None:
     )
     rows = [
         {
-            **_row(job, position, TASK_CLASSIFY_JOBS, one.lane, one.model),
+            **_row(job, position, TASK_CLASSIFY_JOBS, one.lane, one),
             "submission_id": one.submission_id,
             "traceparent": one.traceparent,
             "b_deadline_s": one.deadline_s,
@@ -94,12 +99,10 @@ def add_if_absent(connection: Connection, jobs: Sequence[NewJob]) -> None:
     """Insert queued jobs of Celery's own door, but for ids that are there: a message may come twice."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(Job).values(_NEW).on_conflict_do_nothing(index_elements=[Job.id])
-    connection.execute(
-        statement, [_row(job, 0, TASK_CLASSIFY_IMAGE, Lane.INTERACTIVE, job.model) for job in jobs]
-    )
+    connection.execute(statement, [_row(job, 0, TASK_CLASSIFY_IMAGE, Lane.INTERACTIVE, job) for job in jobs])
 
 
-def _row(job: NewJob, position: int, task: str, lane: Lane, model: str | None) -> dict[str, Any]:
+def _row(job: NewJob, position: int, task: str, lane: Lane, of: NewJob | NewSubmission) -> dict[str, Any]:
     return {
         "id": job.job_id,
         "position": position,
@@ -108,5 +111,6 @@ def _row(job: NewJob, position: int, task: str, lane: Lane, model: str | None) -
         "source": storable(job.source)[:1024],
         "image_key": job.image_key,
         "image_bytes": job.image_bytes,
-        "pinned_model": model,
+        "pinned_model": of.model,
+        "options": None if of.options is None else of.options.stored(),
     }

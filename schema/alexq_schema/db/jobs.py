@@ -130,6 +130,7 @@ _CLAIM = (
         Job.claimed_at,
         Job.traceparent,
         Job.pinned_model,
+        Job.options,
     )
 )
 
@@ -157,6 +158,7 @@ def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> l
             errors=row.errors,
             crashes=row.crashes,
             pinned=row.pinned_model,
+            options=row.options,
             waited_s=(row.claimed_at - row.created_at).total_seconds(),
             left_s=None if row.expires_at is None else (row.expires_at - row.claimed_at).total_seconds(),
             traceparent=row.traceparent,
@@ -289,7 +291,7 @@ def _what_became(outcome: Outcome, state: JobState, pause_s: Callable[[int], flo
         case Succeeded():
             return {
                 "b_model": outcome.model_id,
-                "b_label": outcome.predictions.label[:255],
+                "b_label": outcome.predictions.label and outcome.predictions.label[:255],
                 "b_probability": outcome.predictions.probability,
                 "b_predictions": outcome.predictions.json,
                 "b_decode_s": outcome.decode_s,

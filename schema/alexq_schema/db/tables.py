@@ -102,6 +102,10 @@ class Job(Base):
     image_bytes: Mapped[int]
     pinned_model: Mapped[str | None] = mapped_column(String(129))
     """``name/version`` that it must be done with; None: whichever is active."""
+    options: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+    )
+    """What differs from :class:`alexq_schema.options.Options` as they are by default."""
 
     state: Mapped[str] = mapped_column(String(16))
     attempt: Mapped[int]
@@ -170,6 +174,24 @@ class JobEvent(Base):
     """The person or program that redrove it."""
 
     __table_args__ = (Index("ix_job_events_job", "job_id"),)
+
+
+class CanaryResult(Base):
+    """What a version that is tried beside the active one says of a job; the job's own row has the result."""
+
+    __tablename__ = "canary_results"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"))
+    at: Mapped[datetime]
+    label: Mapped[str | None] = mapped_column(String(255))
+    probability: Mapped[float | None]
+
+    __table_args__ = (
+        UniqueConstraint("model_id", "job_id"),
+        Index("ix_canary_results_job", "job_id"),
+    )
 
 
 class RefusedMessage(Base):

@@ -141,9 +141,9 @@ POISON: dict[bytes, Callable[[], object]] = {
 }
 
 
-def poisoned(self: Decoder, data: bytes) -> Any:
+def poisoned(self: Decoder, data: bytes, crops: int = 1) -> Any:
     if data not in POISON:
-        return _decode(self, data)
+        return _decode(self, data, crops)
     POISON[data]()
     file = BytesIO()
     Image.new("RGB", (8, 8)).save(file, "PNG")

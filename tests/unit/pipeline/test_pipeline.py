@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -24,10 +26,12 @@ from alexq_schema.errors import (
 from alexq_schema.ids import new_id
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
+from alexq_schema.options import Options
 from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
-from alexq_worker.pipeline.ports import ImageLoader, Pixels, Version
+from alexq_worker.pipeline.policy import BatchPolicy
+from alexq_worker.pipeline.ports import Answer, ImageLoader, Pixels, Version
 from alexq_worker.pipeline.residents import Resident, Residents
 from alexq_worker.pipeline.ticket import Summary
 from tests.helpers.eventually import eventually
@@ -50,6 +54,7 @@ class MemoryTable:
         self.crashes: dict[UUID, int] = {}
         self.left_s: dict[UUID, float] = {}
         self.pinned: dict[UUID, str] = {}
+        self.options: dict[UUID, Mapping[str, Any]] = {}
         self.outcomes: dict[UUID, Outcome] = {}
         self.released: list[UUID] = []
         self.calls: list[str] = []
@@ -77,6 +82,7 @@ class MemoryTable:
                 crashes=self.crashes.get(job_id, 0),
                 image_bytes=self.image_bytes,
                 pinned=self.pinned.get(job_id),
+                options=self.options.get(job_id),
                 left_s=self.left_s.get(job_id),
             )
             for job_id in taken
@@ -120,6 +126,18 @@ class Grey:
         out[...] = self._value
 
 
+class GreyTen:
+    """Ten crops: of the value, the value after it, and so on."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def write_to(self, out: Pixels) -> None:
+        assert len(out) == 10
+        for number, slot in enumerate(out):
+            slot[...] = self._value + number
+
+
 class GreyDecoder:
     """May be held, as a slow image would hold it."""
 
@@ -127,13 +145,13 @@ class GreyDecoder:
         self.may_go = threading.Event()
         self.may_go.set()
 
-    def decode(self, data: bytes) -> Grey:
+    def decode(self, data: bytes, crops: int = 1) -> Grey | GreyTen:
         assert self.may_go.wait(10)
         if data == b"corrupt":
             raise ImageCorruptError("broken")
         if data == b"bug":
             raise ZeroDivisionError("in the decoder")
-        return Grey(int(data))
+        return Grey(int(data)) if crops == 1 else GreyTen(int(data))
 
 
 @dataclass
@@ -155,6 +173,7 @@ class GreyEngine:
         self.cannot = -1  # a grey value
         self.limit = MAX_BATCH
         self.memory = MAX_BATCH
+        self.scored: list[int] = []
         self.checks = 0
         self.is_busy = self.is_closed = False
 
@@ -184,6 +203,21 @@ class GreyEngine:
             return self._classify(images)
         finally:
             self.is_busy = False
+
+    def score(self, images: Pixels, wanted: Sequence[Options]) -> list[Answer]:
+        """Answer the values of each image's entries, halved in probability from one to the next."""
+        self.scored.append(len(images))
+        values = images[:, 0, 0, 0].tolist()
+        if min(len(images), self.limit) > self.memory:  # they go through in parts
+            raise DeviceMemoryError("out of memory")
+        if self.fails or self.cannot in values:
+            raise RuntimeError("out of order")
+        answers: list[Answer] = []
+        for one in wanted:
+            mine, values = values[: one.entries], values[one.entries :]
+            answers.append((mine[: one.top_k], [0.5 ** (n + 1) for n in range(len(mine))][: one.top_k]))
+        assert not values
+        return answers
 
     def _classify(self, images: Pixels) -> Top:
         self.sizes.append(len(images))
@@ -819,3 +853,84 @@ def test_stopping_gives_pinned_jobs_back_that_wait_for_their_version(rig: Rig) -
     summaries = [first.result(10), second.result(10)]
     assert sum(one.given_back for one in summaries) + len(rig.table.outcomes) == 4
     assert len(rig.loaded) <= 1
+
+
+def told(outcome: Outcome) -> list[tuple[int, float]]:
+    assert isinstance(outcome, Succeeded)
+    return [(one["index"], one["probability"]) for one in json.loads(outcome.predictions.json)]
+
+
+def with_options(rig: Rig, image: str, **options: Any) -> UUID:
+    [job_id] = rig.table.queue(1, image)
+    rig.table.options[job_id] = options
+    return job_id
+
+
+def test_a_batch_without_options_goes_through_the_model_as_ever(rig: Rig) -> None:
+    rig.submit(rig.table.queue(20)).result(10)
+
+    assert rig.engine.scored == []
+
+
+def test_ten_crops_take_ten_places_beside_others_and_share_their_batch(rig: Rig) -> None:
+    large = GreyEngine()
+    large.limit = large.memory = 16
+    large.new_batch = lambda: np.zeros((16, 2, 2, 3), np.uint8)  # type: ignore[method-assign]
+    resident = rig.resident(2, large)
+    resident.policy = BatchPolicy(16)
+    rig.residents.switch(resident)
+    large.may_go.clear()
+    first = rig.submit(rig.table.queue(1))
+    eventually(lambda: large.sizes == [1], what="the device is busy")
+    plain = rig.table.queue(2, "7")
+    ten = with_options(rig, "100", crops=10, top_k=3)
+    rest = rig.submit([plain[0], ten, plain[1]])
+    eventually(lambda: rig.waiting() == 3, what="all are decoded")
+    large.may_go.set()
+    first.result(10)
+    rest.result(10)
+
+    assert large.scored == [12]
+    assert told(rig.table.outcomes[ten]) == [(100, 0.5), (101, 0.25), (102, 0.125)]
+    assert [told(rig.table.outcomes[job_id]) for job_id in plain] == [[(7, 0.5)]] * 2
+
+
+def test_ten_crops_go_through_a_device_whose_batches_are_smaller(rig: Rig) -> None:
+    rig.engine.memory = 3
+    jobs = [with_options(rig, str(value), crops=10) for value in (10, 20, 30)]
+    rig.submit([*jobs, *rig.table.queue(5)]).result(10)
+
+    assert [told(rig.table.outcomes[job_id])[0][0] for job_id in jobs] == [10, 20, 30]
+    assert all(isinstance(outcome, Succeeded) for outcome in rig.table.outcomes.values())
+
+
+def test_labels_that_are_less_likely_are_left_out_all_of_them_perhaps(rig: Rig) -> None:
+    some = with_options(rig, "10", crops=10, top_k=10, min_probability=0.25)
+    none = with_options(rig, "10", crops=10, min_probability=0.75)
+    rig.submit([some, none]).result(10)
+
+    assert told(rig.table.outcomes[some]) == [(10, 0.5), (11, 0.25)]
+    assert told(rig.table.outcomes[none]) == []
+    outcome = rig.table.outcomes[none]
+    assert isinstance(outcome, Succeeded)
+    assert outcome.predictions.label is None
+
+
+def test_a_batch_with_options_that_the_model_fails_on_is_bisected_too(rig: Rig) -> None:
+    rig.engine.cannot = 113
+    bad = with_options(rig, "110", crops=10)
+    good = [with_options(rig, "10", top_k=2), *rig.table.queue(3, "5"), with_options(rig, "50", crops=10)]
+    rig.submit([*good[:2], bad, *good[2:]]).result(10)
+
+    assert isinstance(rig.table.outcomes[bad], Errored)
+    assert all(isinstance(rig.table.outcomes[job_id], Succeeded) for job_id in good)
+
+
+def test_options_of_a_later_release_are_left_to_a_worker_of_it(rig: Rig) -> None:
+    job_id = with_options(rig, "10", crops=10, what_nobody_knows=1)
+    rig.submit([job_id]).result(10)
+
+    outcome = rig.table.outcomes[job_id]
+    assert isinstance(outcome, Errored)
+    assert outcome.is_retryable
+    assert "what_nobody_knows" in outcome.detail

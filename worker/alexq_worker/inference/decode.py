@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
-import numpy as np
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -38,10 +36,10 @@ from alexq_schema.errors import (
     ModelInvalidError,
 )
 from alexq_worker.inference.containers import ESSENCE, MAX_SCANS, Essence, truncated
+from alexq_worker.inference.crops import Picture, TenCrops, centre, ten
 from alexq_worker.inference.memory import Memory, give_back_large_blocks
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
 
     from alexq_schema.models import Preprocessing
@@ -70,18 +68,6 @@ def memory_for(max_pixels: int) -> Memory:
     return Memory(4 * max_pixels + _SPARE_BYTES)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image, decoded, resized and cropped."""
-
-    image: Image.Image
-    """Mode RGB, crop × crop pixels."""
-
-    def write_to(self, out: NDArray[np.uint8]) -> None:
-        """Copy the pixels into ``out``, uint8[crop, crop, 3] RGB: one slot of a batch."""
-        out[...] = np.asarray(self.image)
-
-
 class Decoder:
     """Decodes images for one preprocessing. Any number of threads may share it, and its memory."""
 
@@ -103,14 +89,23 @@ class Decoder:
                 f"preprocessing crops {preprocessing.crop} pixels from a picture resized to "
                 f"{preprocessing.resize}: correct model.json"
             )
-        self._resize = preprocessing.resize
+        self._shorter_side = preprocessing.resize
         self._crop = preprocessing.crop
         self._max_pixels = max_pixels
         self._memory = memory or memory_for(max_pixels)
         give_back_large_blocks()
 
-    def decode(self, data: bytes) -> Picture:
+    @overload
+    def decode(self, data: bytes) -> Picture: ...
+
+    @overload
+    def decode(self, data: bytes, crops: int = 1) -> Picture | TenCrops: ...
+
+    def decode(self, data: bytes, crops: int = 1) -> Picture | TenCrops:
         """Return the resized and cropped picture in ``data``, a JPEG, PNG, WebP or GIF file.
+
+        Args:
+            crops: 1, the centre, or 10, as torchvision's ``TenCrop`` has them.
 
         Raises:
             ImageEmptyError: 0 bytes.
@@ -131,7 +126,8 @@ class Decoder:
             with reader(file) as image:
                 self._check_header(kind, image, essence)
                 with self._memory.taken(self._needed_bytes(kind, image, essence)):
-                    return Picture(self._resize_and_crop(_to_rgb(image)))
+                    resized = self._resize(_to_rgb(image))
+                    return centre(resized, self._crop) if crops == 1 else ten(resized, self._crop)
         except AlexqError:
             raise
         except MemoryError as error:
@@ -160,8 +156,8 @@ class Decoder:
         if resized_width * resized_height > self._max_pixels:
             raise ImageTooManyPixelsError(
                 f"the {kind} of {width} × {height} pixels is so long and thin that resizing its shorter side "
-                f"to {self._resize} makes {resized_width} × {resized_height} pixels, more than the limit of "
-                f"{self._max_pixels} (ALEXQ_MAX_IMAGE_PIXELS): crop it first"
+                f"to {self._shorter_side} makes {resized_width} × {resized_height} pixels, more than the "
+                f"limit of {self._max_pixels} (ALEXQ_MAX_IMAGE_PIXELS): crop it first"
             )
         if image.mode not in _MODES_WITH_8_BIT_RGB:
             raise ImageModeError(
@@ -202,19 +198,15 @@ class Decoder:
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height after torchvision's ``Resize``: the shorter side is exact."""
         if width <= height:
-            return self._resize, int(self._resize * height / width)
-        return int(self._resize * width / height), self._resize
+            return self._shorter_side, int(self._shorter_side * height / width)
+        return int(self._shorter_side * width / height), self._shorter_side
 
-    def _resize_and_crop(self, image: Image.Image) -> Image.Image:
+    def _resize(self, image: Image.Image) -> Image.Image:
         # In one call: Pillow goes over the rows first, or over the columns, as it sees fit, and rounds in
         # between, so strips would come out with other pixels in tall pictures. resize(box=…) would compute
         # only the pixels that stay and save 0.2 ms of 2.4, but Pillow keeps the box in single precision:
         # one random size in ten came out with other pixels.
-        width, height = self._resized(*image.size)
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        # round() takes halves to even, as torchvision's CenterCrop does.
-        left, top = round((width - self._crop) / 2), round((height - self._crop) / 2)
-        return resized.crop((left, top, left + self._crop, top + self._crop))
+        return image.resize(self._resized(*image.size), Image.Resampling.BILINEAR)
 
 
 def _identify(data: bytes) -> tuple[str, type[ImageFile]]:

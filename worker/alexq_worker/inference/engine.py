@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -32,9 +32,11 @@ from alexq_worker.inference.devices import (
     resolve_devices,
 )
 from alexq_worker.inference.forward import Forward
+from alexq_worker.inference.launched import Launched
 from alexq_worker.inference.memory import use_huge_pages
 from alexq_worker.inference.precision import choose
-from alexq_worker.inference.runner import DirectRunner, Pending, Runner
+from alexq_worker.inference.runner import DirectRunner, Runner
+from alexq_worker.inference.scoring import Answer, score
 from alexq_worker.inference.topk import TopK
 from alexq_worker.inference.weights import load_network
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from alexq_schema.models import ModelVersion
+    from alexq_schema.options import Options
 
 log = logging.getLogger("alexq.inference")
 
@@ -221,6 +224,25 @@ class Engine:
         """
         return self.launch(images).result()
 
+    def score(self, images: NDArray[np.uint8], wanted: Sequence[Options]) -> list[Answer]:
+        """Return what is wanted of each image: more classes, several crops averaged, a temperature.
+
+        Args:
+            images: uint8[E, crop, crop, 3], any number, ``batch_limit`` of which go through together:
+                the entries of the first image, of the second, and so on.
+
+        Raises:
+            ModelNotReadyError, DeviceMemoryError, EngineError: as :meth:`classify`.
+        """
+        self._require_warm()
+        with self._translated(len(images)):
+            answers = score(self.forward, torch.from_numpy(images), wanted, self.batch_limit)
+        if not np.isfinite([value for _, values in answers for value in values]).all():
+            raise EngineError(
+                f"model {self._ref} on {self.device_name} gave probabilities that are not finite"
+            )
+        return answers
+
     def launch(self, images: NDArray[np.uint8]) -> Launched:
         """Begin to classify, as :meth:`classify` does, and return before it is done where the device can.
 
@@ -267,35 +289,3 @@ class Engine:
             raise (DeviceMemoryError if is_full else EngineError)(
                 f"model {self._ref} failed on {self.device_name} with a batch of {size}: {lines[0]}{advice}"
             ) from error
-
-
-class Launched:
-    """A batch on its way through the device; for the thread that launched it."""
-
-    def __init__(self, engine: Engine, pending: Pending, size: int) -> None:
-        """:meth:`Engine.launch` makes it."""
-        self._engine = engine
-        self._pending = pending
-        self._size = size
-
-    def wait_copied(self) -> None:
-        """Return when the images are on the device: the host's batch may be filled again.
-
-        Raises:
-            EngineError: the device failed.
-        """
-        with self._engine._translated(self._size):
-            self._pending.wait_copied()
-
-    def result(self) -> TopK:
-        """Return the best classes of every image, in input order; may be called again.
-
-        Raises:
-            DeviceMemoryError, EngineError: as :meth:`Engine.classify`.
-        """
-        with self._engine._translated(self._size):
-            top = self._pending.fetch()
-        if not np.isfinite(top.probabilities).all():
-            where = f"model {self._engine._ref} on {self._engine.device_name}"
-            raise EngineError(f"{where} gave probabilities that are not finite")
-        return top

@@ -59,11 +59,15 @@ class Forward:
         """Let go of the network."""
         self._network = nn.Identity()
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Return float32[B, classes] of uint8[B, side, side, 3] on the device; rows sum to 1."""
+    def logits(self, images: Tensor) -> Tensor:
+        """Return float32[B, classes] of uint8[B, side, side, 3] on the device."""
         with true_fp32() if self._needs_true_fp32 else nullcontext():
             logits: Tensor = self._network(self._normalise(images))
-        return logits.float().softmax(dim=1)
+        return logits.float()
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return float32[B, classes] of uint8[B, side, side, 3] on the device; rows sum to 1."""
+        return self.logits(images).softmax(dim=1)
 
     def best(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return float32[B, K] probabilities, descending, and int64[B, K] classes of images on the device."""

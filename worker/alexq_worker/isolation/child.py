@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from alexq_schema import logs
 from alexq_schema.errors import AlexqError, FailedError, ImageError
 from alexq_schema.images import open_image_store
@@ -45,7 +47,8 @@ from alexq_worker.pipeline.decode import load_picture
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from alexq_worker.inference.decode import Decoder, Picture
+    from alexq_worker.inference.crops import Picture, TenCrops
+    from alexq_worker.inference.decode import Decoder
 
 PR_SET_PDEATHSIG = 1
 """``prctl(2)``: the signal this process gets when the thread that made it ends."""
@@ -120,18 +123,26 @@ class Classifier:
 
     def _classify(self, job: Job) -> Answer:
         started = time.perf_counter()
-        picture = load_picture(self._images, self._decoder, job.image_key)
+        options = job.options
+        entries = 1 if options is None else options.entries
+        picture = load_picture(self._images, self._decoder, job.image_key, entries)
         decoded = time.perf_counter()
         if isinstance(picture, ImageError):
             return ImageFailed(job_id=job.job_id, code=picture.code, detail=readable(picture.detail))
         if isinstance(picture, AlexqError):
             return _errored(job.job_id, picture)
-        picture.write_to(self._batch[0])
-        top = self._engine.classify(self._batch)
+        if options is None:
+            picture.write_to(self._batch[0])
+            top = self._engine.classify(self._batch)
+            indices, probabilities = top.indices[0].tolist(), top.probabilities[0].tolist()
+        else:
+            pixels = np.empty((entries, *self._batch.shape[1:]), np.uint8)
+            picture.write_to(pixels[0] if entries == 1 else pixels)
+            [(indices, probabilities)] = self._engine.score(pixels, [options])
         return Classified(
             job_id=job.job_id,
-            indices=top.indices[0].tolist(),
-            probabilities=top.probabilities[0].tolist(),
+            indices=indices,
+            probabilities=[min(1.0, one) for one in probabilities],  # a mean may round to more
             decode_s=decoded - started,
             forward_s=time.perf_counter() - decoded,
         )
@@ -143,9 +154,9 @@ class _WatchedDecoder:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
 
-    def decode(self, data: bytes) -> Picture:
+    def decode(self, data: bytes, crops: int = 1) -> Picture | TenCrops:
         try:
-            return self._decoder.decode(data)
+            return self._decoder.decode(data, crops)
         except Exception as error:
             _exit_if_out_of_memory(error)
             raise

@@ -15,9 +15,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from alexq_schema.job import TOP_K
 from alexq_schema.messages import Sha256
 from alexq_schema.names import PrecisionChoice
+from alexq_schema.options import MAX_TOP_K, Options
 from alexq_schema.settings import LogFormat, Settings
 
 MAX_ANSWER_BYTES = 65_536
@@ -85,6 +85,8 @@ class Job(Line):
     image_key: Sha256
     cpu_s: float
     """CPU time that it may take."""
+    options: Options | None = None
+    """How it is to be classified; None: as ever."""
 
 
 class Ready(Line):
@@ -105,9 +107,9 @@ class Classified(Line):
 
     kind: Literal["classified"] = "classified"
     job_id: UUID
-    indices: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=TOP_K)
+    indices: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=MAX_TOP_K)
     """Best first."""
-    probabilities: list[Probability] = Field(min_length=1, max_length=TOP_K)
+    probabilities: list[Probability] = Field(min_length=1, max_length=MAX_TOP_K)
     decode_s: Duration
     forward_s: Duration
 

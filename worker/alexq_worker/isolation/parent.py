@@ -17,7 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from alexq_schema.errors import EngineError, WorkerCrashedError
+from alexq_schema.errors import AlexqError, EngineError, WorkerCrashedError
+from alexq_schema.options import Options
 from alexq_schema.work import (
     Claim,
     Crashed,
@@ -38,6 +39,8 @@ from alexq_worker.isolation.messages import (
     Setup,
 )
 from alexq_worker.isolation.process import OUT_OF_MEMORY_DETAIL, ChildProcess
+from alexq_worker.pipeline.commit import likely
+from alexq_worker.pipeline.decode import unreadable
 from alexq_worker.pipeline.ports import Version
 
 ARGV = (sys.executable, "-m", "alexq_worker.isolation.child")
@@ -90,9 +93,13 @@ class IsolatedEngine:
             Errored, to be tried again, when no child could be had or :meth:`stop` was called.
         """
         try:
-            job = Job(job_id=claim.job_id, image_key=claim.image_key, cpu_s=self._timeout_s)
+            options = Options.read(claim.options)
+        except AlexqError as error:
+            return unreadable(claim, error)
+        try:
+            job = Job(job_id=claim.job_id, image_key=claim.image_key, cpu_s=self._timeout_s, options=options)
             answer = self._begin(job, version.ref).hear(self._timeout_s)
-            outcome = self._outcome(claim, version, answer)
+            outcome = self._outcome(claim, version, options, answer)
         except (EngineError, WorkerCrashedError) as error:
             outcome = self._lost(claim, error)
         self._rest()
@@ -157,7 +164,7 @@ class IsolatedEngine:
             raise EngineError(f"the isolation process did not get ready: {why}")
         return child
 
-    def _outcome(self, claim: Claim, version: Version, answer: Answer) -> Outcome:
+    def _outcome(self, claim: Claim, version: Version, options: Options | None, answer: Answer) -> Outcome:
         """Raise WorkerCrashedError unless this can be the answer to this job."""
         if isinstance(answer, Ready | Begun) or answer.job_id != claim.job_id:
             raise WorkerCrashedError("the process answered something that it was not asked")
@@ -165,7 +172,7 @@ class IsolatedEngine:
             return Failed(claim, answer.code, answer.detail)
         if isinstance(answer, JobErrored):
             return Errored(claim, answer.code, answer.detail, answer.is_retryable)
-        predictions = _predictions(version, answer)
+        predictions = _predictions(version, options, answer)
         return Succeeded(
             claim, predictions, version.model_id, answer.decode_s, answer.forward_s, batch_size=1
         )
@@ -217,8 +224,9 @@ class IsolatedEngine:
                 self._child = None
 
 
-def _predictions(version: Version, answer: Classified) -> Predictions:
+def _predictions(version: Version, options: Options | None, answer: Classified) -> Predictions:
     classes = version.predictions.classes
     if len(answer.indices) != len(answer.probabilities) or max(answer.indices) >= classes:
         raise WorkerCrashedError("the process answered with classes that the model does not have")
-    return version.predictions.write(answer.indices, answer.probabilities)
+    indices = answer.indices if options is None else likely(answer.indices, answer.probabilities, options)
+    return version.predictions.write(indices, answer.probabilities[: len(indices)])

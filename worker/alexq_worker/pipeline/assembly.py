@@ -13,6 +13,8 @@ from collections import deque
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from alexq_worker.pipeline.ports import Engine, Picture, Pixels
 from alexq_worker.pipeline.residents import Resident
 
@@ -25,19 +27,28 @@ class Batch(Generic[Item]):
     def __init__(self, buffer: Pixels) -> None:
         self._buffer = buffer
         self.items: list[Item] = []
+        self.entries = 0
+        """Slots that are taken: an image has one for each crop."""
         self.written = 0
-        """Slots whose copy is complete."""
+        """Items whose copy is complete."""
 
     @property
     def pixels(self) -> Pixels:
         """uint8[B, crop, crop, 3]: the filled part of the buffer, not a copy."""
-        return self._buffer[: len(self.items)]
+        return self._buffer[: self.entries]
 
-    def reserve(self, item: Item) -> Pixels:
-        """Return the next slot, uint8[crop, crop, 3], now ``item``'s."""
+    def fits(self, entries: int, limit: int) -> bool:
+        """Return whether so many more slots may be taken; an empty batch takes any number."""
+        return self.entries + entries <= limit or not self.items
+
+    def reserve(self, item: Item, entries: int) -> Pixels:
+        """Return the next slots, now ``item``'s: uint8[crop, crop, 3], or of several uint8[entries, …]."""
+        if entries > len(self._buffer):  # a batch of its own
+            self._buffer = np.empty((entries, *self._buffer.shape[1:]), np.uint8)
+        first = self.entries
         self.items.append(item)
-        slot: Pixels = self._buffer[len(self.items) - 1]
-        return slot
+        self.entries += entries
+        return self._buffer[first] if entries == 1 else self._buffer[first : self.entries]
 
 
 class Pair(Generic[Item]):
@@ -66,17 +77,17 @@ class Assembly(Generic[Item]):
             pair = self._pairs.get(resident)
             return len(pair.open.items) if pair else 0
 
-    def add(self, item: Item, picture: Picture, resident: Resident) -> None:
-        """Write ``picture`` into a slot of its version's open batch; waits while that is full."""
+    def add(self, item: Item, picture: Picture, resident: Resident, entries: int = 1) -> None:
+        """Write ``picture`` into slots of its version's open batch; waits while that is full."""
         with self._changed:
             pair = self._pairs.get(resident)
             if pair is None:
                 pair = self._pairs[resident] = Pair(resident.engine)
-            self._changed.wait_for(lambda: len(pair.open.items) < resident.policy.limit)
+            self._changed.wait_for(lambda: pair.open.fits(entries, resident.policy.limit))
             batch = pair.open
             if not batch.items:
                 self._ready.append(resident)
-            slot = batch.reserve(item)
+            slot = batch.reserve(item, entries)
         picture.write_to(slot)
         with self._changed:
             batch.written += 1
@@ -105,6 +116,7 @@ class Assembly(Generic[Item]):
     def recycle(self, batch: Batch[Item]) -> None:
         """Give a sealed batch's buffer back; its pixels may be overwritten from now on."""
         batch.items = []
+        batch.entries = 0
         batch.written = 0
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,9 +13,10 @@ from typing import NamedTuple
 from alexq_schema.errors import DeadlineError
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane
+from alexq_schema.options import Options
 from alexq_schema.work import Crashed, Errored, Failed, Late, Outcome, Succeeded
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
-from alexq_worker.pipeline.ports import JobTable
+from alexq_worker.pipeline.ports import Answer, JobTable, TopK
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +157,25 @@ class CommitStage:
         if isinstance(part, Ended):
             yield part.item, part.outcome
             return
-        top = zip(part.items, part.top.indices.tolist(), part.top.probabilities.tolist(), strict=True)
+        answers = _answers(part.top)
         version, size = part.resident, len(part.items)
-        for item, indices, probabilities in top:
+        for item, (indices, probabilities) in zip(part.items, answers, strict=True):
+            if item.options is not None:
+                indices = likely(indices, probabilities, item.options)
+                probabilities = probabilities[: len(indices)]
             predictions = version.predictions.write(indices, probabilities)
             yield (
                 item,
                 Succeeded(item.claim, predictions, version.model_id, item.decode_s, part.forward_s, size),
             )
+
+
+def _answers(top: TopK | Sequence[Answer]) -> Iterable[Answer]:
+    if isinstance(top, Sequence):
+        return top
+    return zip(top.indices.tolist(), top.probabilities.tolist(), strict=True)
+
+
+def likely(indices: Sequence[int], probabilities: Sequence[float], options: Options) -> Sequence[int]:
+    """Return the classes, best first, that are as likely as the job asks for."""
+    return indices[: sum(one >= options.min_probability for one in probabilities)]

@@ -7,6 +7,7 @@ import queue
 from collections.abc import Callable, Sequence
 
 from alexq_schema.errors import AlexqError, FailedError, ImageError, ImageLostError, ImageNotFoundError
+from alexq_schema.options import Options
 from alexq_schema.work import Claim, Errored, Failed, Late, Outcome
 from alexq_worker.pipeline.assembly import Assembly
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue, take_all
@@ -62,9 +63,17 @@ class DecodeStage:
             self._given_back(item.claim.image_bytes)
         if self._ends_late(item, resident.policy, is_decoded=False):
             return False
+        entries = 1
+        if item.claim.options is not None:
+            try:
+                item.options = Options.read(item.claim.options)
+            except AlexqError as error:
+                self._finished.put(Ended(item, unreadable(item.claim, error)))
+                return False
+            entries = item.entries
         started = self._flow.clock()
         with self._flow.step(f"decoding image {item.claim.image_key} of job {item.claim.job_id}"):
-            picture = self._picture(resident.decoder, item.claim.image_key, fetched)
+            picture = self._picture(resident.decoder, item.claim.image_key, fetched, entries)
         item.decoded_at = self._flow.clock()
         item.decode_s = item.decoded_at - started
         resident.policy.observe_decode(item.decode_s)
@@ -73,15 +82,15 @@ class DecodeStage:
             return False
         if self._ends_late(item, resident.policy, is_decoded=True):
             return False
-        self._assembly.add(item, picture, resident)
+        self._assembly.add(item, picture, resident, entries)
         return True
 
     def _picture(
-        self, decoder: Decoder, image_key: str, fetched: bytes | AlexqError | None
+        self, decoder: Decoder, image_key: str, fetched: bytes | AlexqError | None, crops: int
     ) -> Picture | AlexqError:
         if fetched is None:
-            return load_picture(self._images, decoder, image_key)
-        return fetched if isinstance(fetched, AlexqError) else decoded(decoder, fetched, image_key)
+            return load_picture(self._images, decoder, image_key, crops)
+        return fetched if isinstance(fetched, AlexqError) else decoded(decoder, fetched, image_key, crops)
 
     def _ends_late(self, item: Item, policy: BatchPolicy, *, is_decoded: bool) -> bool:
         """End an item that cannot be done by its deadline any more; return whether it was one."""
@@ -100,10 +109,12 @@ def give_back(flow: Flow, table: JobTable, residents: Residents, items: Sequence
             residents.leave(item.resident)
 
 
-def load_picture(images: ImageLoader, decoder: Decoder, image_key: str) -> Picture | AlexqError:
+def load_picture(
+    images: ImageLoader, decoder: Decoder, image_key: str, crops: int = 1
+) -> Picture | AlexqError:
     """Return the picture of a stored image, or why there is none; raises nothing."""
     data = load(images, image_key)
-    return data if isinstance(data, AlexqError) else decoded(decoder, data, image_key)
+    return data if isinstance(data, AlexqError) else decoded(decoder, data, image_key, crops)
 
 
 def load(images: ImageLoader, image_key: str) -> bytes | AlexqError:
@@ -121,10 +132,10 @@ def load(images: ImageLoader, image_key: str) -> bytes | AlexqError:
         return FailedError(f"reading failed: {type(error).__name__}: {error}")
 
 
-def decoded(decoder: Decoder, data: bytes, image_key: str) -> Picture | AlexqError:
+def decoded(decoder: Decoder, data: bytes, image_key: str, crops: int = 1) -> Picture | AlexqError:
     """Return the picture in ``data``, or why there is none; raises nothing."""
     try:
-        return decoder.decode(data)
+        return decoder.decode(data) if crops == 1 else decoder.decode(data, crops)
     except ImageError as error:
         return error
     except MemoryError:
@@ -132,6 +143,11 @@ def decoded(decoder: Decoder, data: bytes, image_key: str) -> Picture | AlexqErr
     except Exception as error:
         log.exception("decoding image %s failed in a way that has no name", image_key)
         return FailedError(f"decoding failed: {type(error).__name__}: {error}")
+
+
+def unreadable(claim: Claim, error: AlexqError) -> Outcome:
+    """Return what options mean that a later release has written: that a worker of it may try."""
+    return Errored(claim, error.code, error.detail, is_retryable=True)
 
 
 def outcome_of(claim: Claim, error: AlexqError) -> Outcome:

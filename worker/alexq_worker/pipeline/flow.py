@@ -16,9 +16,10 @@ from uuid import UUID
 
 from alexq_schema.errors import AlexqError, DatabaseFullError, UnavailableError
 from alexq_schema.names import Lane
+from alexq_schema.options import Options
 from alexq_schema.work import Claim, Outcome
 from alexq_worker.pipeline.policy import Rank
-from alexq_worker.pipeline.ports import JobTable, TopK
+from alexq_worker.pipeline.ports import Answer, JobTable, TopK
 from alexq_worker.pipeline.residents import Resident
 from alexq_worker.pipeline.ticket import Ticket
 
@@ -28,7 +29,7 @@ RETRY_S = 1.0
 WARN_EVERY_S = 5.0
 """An outage is logged this often, however many wait for its end."""
 
-Answer = TypeVar("Answer")
+Reply = TypeVar("Reply")
 
 log = logging.getLogger("alexq.pipeline")
 
@@ -47,8 +48,15 @@ class Item:
     """Its image, read ahead, or why it could not be; None: the decoder reads it."""
     resident: Resident | None = None
     """The version that it is pinned to, taken for it; None: whichever is active when it is decoded."""
+    options: Options | None = None
+    """How it is to be classified, once somebody has read that; None: as ever."""
     decoded_at: float = 0.0
     decode_s: float = 0.0
+
+    @property
+    def entries(self) -> int:
+        """Pictures that the model sees of it."""
+        return 1 if self.options is None else self.options.entries
 
 
 ItemQueue = queue.PriorityQueue[tuple[Rank, Item | None]]
@@ -75,7 +83,8 @@ class Forwarded:
     items: list[Item]
     resident: Resident
     """The version that classified it."""
-    top: TopK
+    top: TopK | Sequence[Answer]
+    """The best classes of each, or what each wanted."""
     limit: int
     """Images that it might have had."""
     began_at: float
@@ -188,7 +197,7 @@ class Flow:
             started, what = min(since)
             return self.clock() - started, what
 
-    def until_answered(self, what: str, call: Callable[[], Answer], *, even_draining: bool) -> Answer | None:
+    def until_answered(self, what: str, call: Callable[[], Reply], *, even_draining: bool) -> Reply | None:
         """Return what ``call`` returns, trying again while a service does not answer.
 
         Returns:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import queue
+from collections.abc import Sequence
 
 from alexq_schema.errors import DeviceMemoryError, EngineError
+from alexq_schema.options import Options
 from alexq_schema.work import Errored
 from alexq_worker.pipeline.assembly import Assembly
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
-from alexq_worker.pipeline.ports import Pixels
+from alexq_worker.pipeline.ports import Answer, Pixels, TopK
 from alexq_worker.pipeline.residents import Resident, Residents
+
+AS_EVER = Options()
 
 log = logging.getLogger("alexq.pipeline")
 
@@ -50,14 +54,18 @@ class ForwardStage:
     def _classify(self, resident: Resident, items: list[Item], pixels: Pixels) -> list[Forwarded | Ended]:
         """Return what became of a batch; one that fails is bisected until the culprits are alone."""
         engine, policy = resident.engine, resident.policy
+        is_as_ever = all(item.options is None for item in items)
         size = policy.size_now(len(items))
-        if size < len(items):  # it was filled before the device ran out of memory
-            return self._halves(resident, items, pixels, size)
+        if size < len(items) and is_as_ever:  # it was filled before the device ran out of memory
+            return self._parts(resident, items, pixels, size)
         started = self._flow.clock()
         try:
-            top = engine.classify(pixels)
+            if is_as_ever:
+                top: TopK | Sequence[Answer] = engine.classify(pixels)
+            else:
+                top = engine.score(pixels, [item.options or AS_EVER for item in items])
         except Exception as error:
-            if isinstance(error, DeviceMemoryError) and len(items) > 1:
+            if isinstance(error, DeviceMemoryError) and engine.batch_limit > 1:
                 engine.lower_limit()
                 policy.lower(engine.batch_limit)
                 log.warning("batches of %d images at most from now on: %s", policy.limit, error)
@@ -67,13 +75,14 @@ class ForwardStage:
                 engine.check()  # before an image is blamed: a device that broke fails on everything
                 [item] = items
                 return [Ended(item, Errored(item.claim, EngineError.code, str(error)))]
-            return self._halves(resident, items, pixels, len(items) // 2)
+            return self._parts(resident, items, pixels, len(items) // 2)
         forward_s = self._flow.clock() - started
-        policy.cost.observe(len(items), forward_s)
+        policy.cost.observe(len(pixels), forward_s)
         return [Forwarded(items, resident, top, policy.limit, started, forward_s)]
 
-    def _halves(
+    def _parts(
         self, resident: Resident, items: list[Item], pixels: Pixels, size: int
     ) -> list[Forwarded | Ended]:
-        first = self._classify(resident, items[:size], pixels[:size])
-        return first + self._classify(resident, items[size:], pixels[size:])
+        place = sum(item.entries for item in items[:size])
+        first = self._classify(resident, items[:size], pixels[:place])
+        return first + self._classify(resident, items[size:], pixels[place:])

@@ -28,7 +28,7 @@ from alexq_worker.pipeline.claim import Claimer
 from alexq_worker.pipeline.commit import CommitStage, OnCommitted
 from alexq_worker.pipeline.decode import DecodeStage
 from alexq_worker.pipeline.fetch import AHEAD_BYTES, ByteBudget, FetchStage
-from alexq_worker.pipeline.flow import Answer, Ended, Flow, Forwarded, Item, ItemQueue
+from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue, Reply
 from alexq_worker.pipeline.forward import ForwardStage
 from alexq_worker.pipeline.isolate import IsolateStage
 from alexq_worker.pipeline.pins import Pinned, PinStage
@@ -146,7 +146,7 @@ class Pipeline:
                 self._tickets.put(ticket)
         return ticket.future
 
-    def until_answered(self, what: str, call: Callable[[], Answer]) -> Answer | None:
+    def until_answered(self, what: str, call: Callable[[], Reply]) -> Reply | None:
         """Return what ``call`` returns, trying again while a service does not answer.
 
         Returns:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexq_schema.job import Job, JobState
+from alexq_schema.options import Options
 from alexq_schema.work import Claim, Outcome, PredictionWriter
 
 Pixels = NDArray[np.uint8]
@@ -62,17 +63,17 @@ class ImageLoader(Protocol):
 
 
 class Picture(Protocol):
-    """One decoded, resized and cropped image."""
+    """One decoded and resized image, in one crop or several."""
 
     def write_to(self, out: Pixels) -> None:
-        """Write uint8[crop, crop, 3] RGB into a batch's slot."""
+        """Write RGB into a batch: one crop into uint8[crop, crop, 3], several into uint8[crops, …]."""
 
 
 class Decoder(Protocol):
     """Turns encoded images into pictures; many threads call it at once."""
 
-    def decode(self, data: bytes) -> Picture:
-        """Return the picture.
+    def decode(self, data: bytes, crops: int = 1) -> Picture:
+        """Return the picture in 1 or 10 crops.
 
         Raises:
             ImageError: the input's fault, typed.
@@ -89,6 +90,10 @@ class TopK(Protocol):
     @property
     def probabilities(self) -> NDArray[np.float32]:
         """float32[B, K]."""
+
+
+Answer = tuple[Sequence[int], Sequence[float]]
+"""Classes, best first, and their probabilities."""
 
 
 class Engine(Protocol):
@@ -109,6 +114,16 @@ class Engine(Protocol):
 
         Raises:
             DeviceMemoryError: a smaller batch may do.
+        """
+
+    def score(self, images: Pixels, wanted: Sequence[Options]) -> Sequence[Answer]:
+        """Classify images of which some want more; any exception fails them all.
+
+        Args:
+            images: uint8[E, crop, crop, 3], any number: the entries of the first image, of the second, …
+
+        Raises:
+            DeviceMemoryError: after :meth:`lower_limit` it may do.
         """
 
     def check(self) -> None:

@@ -158,7 +158,7 @@ def test_every_weight_of_alexnet_is_trained_by_the_papers_recipe(settings: Setti
     training = version.info.training
     assert training is not None
     assert (training.images, training.held_out.images, training.base) == (8, 8, None)
-    network = load_network(version, torch.device("cpu"), torch.float32)
+    network = load_network(version, (torch.device("cpu"),), "fp32")
     before = find_start(request, ModelStore(settings.models_dir)).network(len(LABELS), request.seed)
     same = [
         name

@@ -42,7 +42,7 @@ def entries(decoder: Decoder, data: bytes, crops: int) -> np.ndarray:
 def logits(version):
     """What torchvision's own transforms and network give of the ten crops of a file: float32[10, K]."""
     transforms = import_torchvision().transforms
-    network = load_network(version, torch.device("cpu"), torch.float32)
+    network = load_network(version, (torch.device("cpu"),), "fp32")
     after = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
     )

@@ -65,6 +65,11 @@ def test_a_container_has_no_more_than_it_needs(name: str) -> None:
         assert (image and image.healthcheck) or service["healthcheck"]["test"]
 
 
+def test_large_uploads_pass_through_a_disk() -> None:
+    assert SERVICES["gateway"]["tmpfs"] == []
+    assert compose.mounts(SERVICES["gateway"])["/tmp"] == "spool"
+
+
 def test_a_worker_can_be_there_many_times() -> None:
     for name in ("worker", "worker-cpu"):
         assert not {"container_name", "ports", "hostname"} & SERVICES[name].keys()

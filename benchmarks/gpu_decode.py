@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexq_schema.models import ModelVersion, Preprocessing
+from alexq_schema.model_info import Preprocessing
+from alexq_schema.models import ModelVersion
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.inference.engine import Engine
 from alexq_worker.inference.topk import TopK

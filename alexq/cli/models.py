@@ -123,7 +123,8 @@ def canary(
     data_dir: DataDir = None,
 ) -> None:
     """Try a version on a share of the jobs, in the shadow of the active one, which alone answers."""
-    from alexq_schema.models import Canary, ModelStore
+    from alexq_schema.model_info import Canary
+    from alexq_schema.models import ModelStore
 
     settings = _settings(data_dir)
     store = ModelStore(settings.models_dir)
@@ -215,7 +216,7 @@ def _as_object(version: "ModelVersion", active: str | None) -> dict[str, Any]:
         "architecture": info.architecture,
         "classes": info.classes,
         "precision": info.precision,
-        "agreement": {precision: found.top1 for precision, found in info.agreement.items()},
+        "agreement": {precision: found.top1 for precision, found in (info.agreement or {}).items()},
         "trained": info.trained,
         "weights_sha256": info.weights_sha256,
         "source": info.source,

@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexq_schema.job import ModelRef
-from alexq_schema.models import ModelInfo, ModelVersion
+from alexq_schema.model_info import ModelInfo
+from alexq_schema.models import ModelVersion
 
 CLASSES = 1_000
 TOP = 5

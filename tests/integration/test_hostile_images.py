@@ -16,7 +16,7 @@ from alexq_producer import Producer
 from alexq_schema.errors import AlexqError, ImageError
 from alexq_schema.images import check_image
 from alexq_schema.job import Job, JobState
-from alexq_schema.models import Preprocessing
+from alexq_schema.model_info import Preprocessing
 from alexq_worker.inference.decode import Decoder
 from tests.helpers.hostile import MAX_BYTES, Hostile, hostile_images
 from tests.helpers.photos import encode, photo_crops

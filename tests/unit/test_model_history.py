@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from alexq_schema.errors import ModelInvalidError, ModelNotFoundError
 from alexq_schema.ids import new_id
-from alexq_schema.models import Canary, ModelInfo, ModelStore
+from alexq_schema.model_info import Canary, ModelInfo
+from alexq_schema.models import ModelStore
 
 
 @pytest.fixture

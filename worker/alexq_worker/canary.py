@@ -20,7 +20,7 @@ from alexq_schema.db.canary import Tried
 from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError
 from alexq_schema.images import ImageStore
-from alexq_schema.models import Canary
+from alexq_schema.model_info import Canary
 from alexq_schema.options import Options
 from alexq_schema.work import Claim, Succeeded
 from alexq_worker.pipeline.commit import CommitReport, likely

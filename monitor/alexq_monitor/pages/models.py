@@ -16,7 +16,8 @@ from alexq_schema.db.dashboard import WorkerState
 from alexq_schema.db.pages import models
 from alexq_schema.errors import ModelInvalidError, ModelNotFoundError, UsageError
 from alexq_schema.job import ModelRef
-from alexq_schema.models import ModelInfo, ModelStore
+from alexq_schema.model_info import ModelInfo
+from alexq_schema.models import ModelStore
 
 log = logging.getLogger("alexq.monitor")
 

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from alexq_schema.models import ModelStore, ModelVersion, Preprocessing
+from alexq_schema.model_info import Preprocessing
+from alexq_schema.models import ModelStore, ModelVersion
 from alexq_worker.inference.architectures import ARCHITECTURES, Architecture
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.inference.engine import Engine

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from alexq_schema.errors import DeviceError, ModelInvalidError
-from alexq_schema.models import ModelStore, Preprocessing
+from alexq_schema.model_info import Preprocessing
+from alexq_schema.models import ModelStore
 from alexq_worker.inference import architectures, torchvision_models
 from alexq_worker.inference.alexnet2012 import AlexNet2012, TwoHalves
 from alexq_worker.inference.engine import Engine

@@ -26,7 +26,7 @@ from alexq_schema.errors import (
     ImageTypeError,
     ModelInvalidError,
 )
-from alexq_schema.models import Preprocessing
+from alexq_schema.model_info import Preprocessing
 from alexq_worker.inference import decode as decode_module
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.inference.memory import Memory

@@ -18,7 +18,8 @@ from alexq_schema.errors import (
     ModelNotReadyError,
 )
 from alexq_schema.job import ModelRef
-from alexq_schema.models import ModelInfo, ModelStore, ModelVersion
+from alexq_schema.model_info import ModelInfo
+from alexq_schema.models import ModelStore, ModelVersion
 from alexq_worker.inference.engine import Engine
 from alexq_worker.inference.versions import import_model
 

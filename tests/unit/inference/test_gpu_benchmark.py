@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexq_schema.models import Preprocessing
+from alexq_schema.model_info import Preprocessing
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.inference.topk import TopK
 from benchmarks.gpu_answers import agreement

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexq_schema.models import Preprocessing
+from alexq_schema.model_info import Preprocessing
 from alexq_worker.inference.forward import true_fp32
 from alexq_worker.inference.normalise import Normalisation
 from alexq_worker.inference.torchvision_ops import import_torchvision

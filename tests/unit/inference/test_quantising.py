@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from alexq_schema.errors import DeviceError, ModelError, ModelInvalidError, UsageError
-from alexq_schema.models import Agreement, ModelStore, ModelVersion, Preprocessing
+from alexq_schema.model_info import Agreement, Preprocessing
+from alexq_schema.models import ModelStore, ModelVersion
 from alexq_worker.inference import architectures, int8, quantising
 from alexq_worker.inference import precision as precisions
 from alexq_worker.inference.agreement import agreement
@@ -83,6 +84,7 @@ def test_a_quantised_version_says_what_it_is_and_how_it_agrees(made, colours):
     assert info.quantisation.of_sha256 == colours.info.weights_sha256
     assert info.quantisation.calibration_images == IMAGES // 4
     for precision in ("int8", "bf16"):
+        assert info.agreement is not None
         found = info.agreement[precision]
         assert found.images == IMAGES - IMAGES // 4
         assert (found.top1, found.top5) == (1, 1)  # one channel is far above the others

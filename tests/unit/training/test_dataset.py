@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from alexq_schema.errors import DatasetError
-from alexq_schema.models import Preprocessing
+from alexq_schema.model_info import Preprocessing
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.training.dataset import load_dataset
 from tests.unit.training.conftest import EACH, KINDS

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from alexq_schema.models import Agreement, ClassAgreement
+from alexq_schema.model_info import Agreement, ClassAgreement
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from alexq_schema.errors import ModelInvalidError
-from alexq_schema.models import Preprocessing
+from alexq_schema.model_info import Preprocessing
 from alexq_worker.inference import torchvision_models
 from alexq_worker.inference.alexnet2012 import SIDE, AlexNet2012
 

@@ -42,7 +42,7 @@ from alexq_worker.inference.memory import Memory, give_back_large_blocks
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-    from alexq_schema.models import Preprocessing
+    from alexq_schema.model_info import Preprocessing
 
 # Pillow's readers are called directly, not through Image.open: it would try formats in turn, warn
 # about sizes according to one limit that is global to the process, and open a phone's multi-picture

@@ -15,7 +15,7 @@ from alexq_schema.names import Precision
 from alexq_worker.inference.normalise import Normalisation
 
 if TYPE_CHECKING:
-    from alexq_schema.models import ModelInfo
+    from alexq_schema.model_info import ModelInfo
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,

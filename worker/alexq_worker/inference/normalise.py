@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from alexq_schema.models import Preprocessing
+    from alexq_schema.model_info import Preprocessing
 
 _SERIAL_VALUES = 2**15 - 1
 """PyTorch shares out operations on more values among threads. Waiting for one another hundreds of times a

@@ -11,7 +11,7 @@ from alexq_schema.errors import DeviceError
 from alexq_worker.inference import int8
 
 if TYPE_CHECKING:
-    from alexq_schema.models import ModelInfo
+    from alexq_schema.model_info import ModelInfo
     from alexq_schema.names import Precision
 
 MIN_AGREEMENT = 0.995
@@ -27,7 +27,7 @@ def choose(info: ModelInfo, devices: tuple[torch.device, ...]) -> Precision:
     """Return the first of :func:`native` whose recorded agreement suffices, else ``fp32``; log why."""
     reasons = []
     for precision in native(devices):
-        agreement = info.agreement.get(precision)
+        agreement = (info.agreement or {}).get(precision)
         if agreement is not None and agreement.top1 >= MIN_AGREEMENT:
             log.info(
                 "precision auto: %s for model %s, whose agreement with fp32 is %.4f on %d images",

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from alexq_schema.errors import AlexqError, ModelInvalidError, ModelNotFoundError, UsageError
-from alexq_schema.models import Agreement, ModelStore, ModelVersion, Quantisation
+from alexq_schema.model_info import Agreement, Quantisation
+from alexq_schema.models import ModelStore, ModelVersion
 from alexq_worker.inference import architectures, int8, versions
 from alexq_worker.inference.agreement import agreement
 from alexq_worker.inference.decode import Decoder

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from alexq_schema.models import Preprocessing
+from alexq_schema.model_info import Preprocessing
 from alexq_worker.inference.torchvision_ops import import_torchvision
 
 # Both have heads beside the last layer that only training uses, and where torchvision publishes weights

@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from alexq_schema.errors import ModelDownloadError, ModelError, ModelInvalidError
-from alexq_schema.models import ModelInfo, ModelStore, ModelVersion
+from alexq_schema.model_info import ModelInfo
+from alexq_schema.models import ModelStore, ModelVersion
 from alexq_schema.training import TrainingInfo
 from alexq_worker.inference import architectures, int8
 from alexq_worker.inference.download import fetch_state_dict

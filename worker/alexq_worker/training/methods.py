@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alexq_schema.models import Preprocessing
+from alexq_schema.model_info import Preprocessing
 from alexq_schema.settings import Settings
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.inference.normalise import Normalisation

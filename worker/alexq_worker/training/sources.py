@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexq_schema.models import Preprocessing
+from alexq_schema.model_info import Preprocessing
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.inference.normalise import Normalisation
 from alexq_worker.training.augmentation import Augmentation

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from alexq_schema.errors import ModelError, TrainingError
-from alexq_schema.models import ModelStore, Preprocessing
+from alexq_schema.model_info import Preprocessing
+from alexq_schema.models import ModelStore
 from alexq_schema.training import TrainModel
 from alexq_worker.inference import architectures
 from alexq_worker.inference.versions import PRETRAINED_REF

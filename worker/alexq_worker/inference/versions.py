@@ -1,20 +1,9 @@
-"""Make model versions: seeded untrained weights, torchvision's pretrained ones, somebody's own.
-
-A version is written beside its place and renamed into it, so that a folder that is there is whole.
-One that is there and intact is never changed; a damaged one is replaced by the same version only.
-"""
+"""Make model versions: seeded untrained weights, torchvision's pretrained ones, somebody's own."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
-import json
-import os
 import pickle
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +13,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from alexq_schema.errors import ModelDownloadError, ModelError, ModelInvalidError
-from alexq_schema.model_info import ModelInfo
+from alexq_schema.errors import ModelDownloadError, ModelInvalidError
 from alexq_schema.models import ModelStore, ModelVersion
 from alexq_schema.training import TrainingInfo
 from alexq_worker.inference import architectures, int8
 from alexq_worker.inference.download import fetch_state_dict
 from alexq_worker.inference.torchvision_ops import import_torchvision
+from alexq_worker.inference.version_folders import find_intact, write_version
 
 PRETRAINED_REF = "alexnet/imagenet1k-v1"
 
@@ -48,7 +37,7 @@ def create_untrained(store: ModelStore, seed: int = 0) -> ModelVersion:
         ModelError: the models folder cannot be written, or holds another version of this name.
     """
     ref = f"alexnet/untrained-seed{seed}"
-    if (there := _find_intact(store, ref)) is not None:
+    if (there := find_intact(store, ref)) is not None:
         return there
     labels = _imagenet_labels()
     generator = np.random.default_rng(seed)
@@ -62,7 +51,9 @@ def create_untrained(store: ModelStore, seed: int = 0) -> ModelVersion:
             values -= 1
             values *= np.float32((6 / fan_in) ** 0.5)
         state[name] = torch.from_numpy(values)
-    return _write(store, ref, "alexnet", state, labels, trained=False, source=f"random, NumPy seed {seed}")
+    return write_version(
+        store, ref, "alexnet", state, labels, trained=False, source=f"random, NumPy seed {seed}"
+    )
 
 
 def pull(store: ModelStore, *, url: str | None = None, progress: bool) -> ModelVersion:
@@ -79,7 +70,7 @@ def pull(store: ModelStore, *, url: str | None = None, progress: bool) -> ModelV
         ModelDownloadError: the weights could not be had, or are not AlexNet's.
         ModelError: the models folder cannot be written, or holds another version of this name.
     """
-    if (there := _find_intact(store, PRETRAINED_REF)) is not None:
+    if (there := find_intact(store, PRETRAINED_REF)) is not None:
         return there
     url = url or str(import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1.url)
     state = fetch_state_dict(url, progress=progress)
@@ -88,7 +79,7 @@ def pull(store: ModelStore, *, url: str | None = None, progress: bool) -> ModelV
         state = _checked(state, "alexnet", labels, f"the file at {url}")
     except ModelInvalidError as error:
         raise ModelDownloadError(f"{error}; name another mirror with --url") from error
-    return _write(store, PRETRAINED_REF, "alexnet", state, labels, trained=True, source=url)
+    return write_version(store, PRETRAINED_REF, "alexnet", state, labels, trained=True, source=url)
 
 
 def import_model(
@@ -113,7 +104,7 @@ def import_model(
     names = _read_labels(labels)
     state = _checked(_read_state(weights), architecture, names, str(weights))
     source = f"imported from {weights.name}"
-    return _write(store, ref, architecture, state, names, trained=True, source=source)
+    return write_version(store, ref, architecture, state, names, trained=True, source=source)
 
 
 def add_trained(
@@ -128,7 +119,9 @@ def add_trained(
 ) -> ModelVersion:
     """Add what a training made as the version ``ref``; raises as :func:`import_model`."""
     whole = _checked(state, architecture, labels, "what was trained")
-    return _write(store, ref, architecture, whole, labels, trained=True, source=source, training=training)
+    return write_version(
+        store, ref, architecture, whole, labels, trained=True, source=source, training=training
+    )
 
 
 def add_quantised(
@@ -147,7 +140,7 @@ def add_quantised(
     tensors = {**state, **{f"{int8.PREFIX}{name}": tensor for name, tensor in scales.items()}}
     facts |= {"preprocessing": info.preprocessing, "precision": "int8"}
     labels = version.read_labels()
-    return _write(
+    return write_version(
         store, ref, info.architecture, tensors, labels, trained=info.trained, source=info.source, **facts
     )
 
@@ -205,116 +198,3 @@ def _checked(
     }
     architectures.check_finite(copies, what)
     return {name: tensor.contiguous() for name, tensor in copies.items()}
-
-
-def _find_intact(store: ModelStore, ref: str) -> ModelVersion | None:
-    """Return the version ``ref`` if it is there with files that are what its ``model.json`` says."""
-    try:
-        version = store.find(ref)
-        version.read_labels()
-        version.verify_weights()
-    except ModelError:
-        return None
-    return version
-
-
-def _write(
-    store: ModelStore,
-    ref: str,
-    architecture: str,
-    state: dict[str, Tensor],
-    labels: Sequence[str],
-    *,
-    trained: bool,
-    source: str,
-    **facts: Any,
-) -> ModelVersion:
-    """Write the version's three files and move them into place; ``facts`` are more fields of ``model.json``.
-
-    Raises:
-        ModelInvalidError: another version of this name is there.
-        ModelError: the models folder cannot be written.
-    """
-    folder = store.folder(ref)
-    name, version = ref.split("/")
-    # Directly in the models folder, where no listing of <name>/<version> looks.
-    draft = store.models_dir / f".draft-{secrets.token_hex(8)}"
-    try:
-        draft.mkdir(parents=True)
-        safetensors.torch.save_file(state, draft / "weights.safetensors")
-        (draft / "labels.txt").write_bytes("".join(f"{label}\n" for label in labels).encode())
-        info = ModelInfo(
-            name=name,
-            version=version,
-            architecture=architecture,
-            classes=len(labels),
-            weights_sha256=_sha256(draft / "weights.safetensors"),
-            labels_sha256=_sha256(draft / "labels.txt"),
-            trained=trained,
-            source=source,
-            **{"preprocessing": architectures.find_architecture(architecture).preprocessing, **facts},
-        )
-        told = info.model_dump(mode="json", exclude_none=True)  # an older release knows no `training`
-        (draft / "model.json").write_text(json.dumps(told, indent=2) + "\n", "utf-8")
-        for path in (*draft.iterdir(), draft):
-            _sync(path)
-        _move_into_place(store, draft, folder, info)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot write model {ref} to {store.models_dir}: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return store.find(ref)
-
-
-def _move_into_place(store: ModelStore, draft: Path, folder: Path, info: ModelInfo) -> None:
-    folder.parent.mkdir(exist_ok=True)
-    try:
-        draft.rename(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        _refuse_another(store, info)
-        if _find_intact(store, info.ref) is None:
-            with _set_aside(folder):
-                draft.rename(folder)
-    _sync(folder.parent)
-
-
-def _refuse_another(store: ModelStore, info: ModelInfo) -> None:
-    """Raise if the folder of this name holds another version, intact or not."""
-    try:
-        there = store.find(info.ref).info
-    except ModelError:
-        return  # no readable model.json: nothing is known to be lost
-    if there.model_copy(update={"source": info.source}) != info:
-        raise ModelInvalidError(
-            f"model {info.ref} is already there and is another one; versions never change: "
-            "choose another version name"
-        )
-
-
-@contextlib.contextmanager
-def _set_aside(folder: Path) -> Iterator[None]:
-    """Move a damaged folder away for good, or back if what should replace it fails."""
-    aside = folder.parent.parent / f".damaged-{secrets.token_hex(8)}"
-    folder.rename(aside)
-    try:
-        yield
-    except OSError:
-        aside.rename(folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Make a file's content or a folder's entries survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -107,7 +107,8 @@ def test_int8_is_served_and_names_itself_while_fp32_stays_what_it_was(made, colo
     assert engine(made, "int8").model_ref.precision == "int8"
 
 
-def test_other_networks_are_quantised_layer_by_layer():
+def test_other_networks_are_quantised_layer_by_layer_but_for_their_heads():
+    head = architectures.find_architecture("squeezenet1_1").head
     network = architectures.build("squeezenet1_1", 5)
     generator = torch.Generator().manual_seed(3)
     state = {
@@ -118,14 +119,19 @@ def test_other_networks_are_quantised_layer_by_layer():
     images = torch.randn(4, 3, 64, 64, generator=generator)
     with torch.inference_mode():
         expected = network(images)
-    scales = int8.calibrated(network, [images], "it")
+    scales = int8.calibrated(network, head, [images], "it")
     again = architectures.build("squeezenet1_1", 5)
     again.load_state_dict(state, assign=True)
-    module = int8.quantised(again, 64, scales, "it")
+    module = int8.quantised(again, head, 64, scales, "it")
     with torch.inference_mode():
         assert (module(images) - expected).norm() < 0.05 * expected.norm()
-    convolutions = [layer for layer in module.modules() if "Conv" in type(layer).__name__]
-    assert len(convolutions) == 26
+    convolutions = [
+        layer
+        for name, layer in module.named_modules()
+        if "Conv" in type(layer).__name__ and not name.startswith(head)
+    ]
+    assert len(convolutions) == 25
+    assert [weight.dtype for weight in module.get_submodule(head).parameters()] == 2 * [torch.float32]
     assert {layer.weight().dtype for layer in convolutions} == {torch.qint8}
     assert {layer.weight().qscheme() for layer in convolutions} == {torch.per_channel_affine}
 
@@ -149,8 +155,8 @@ def with_scales(made: ModelVersion, name: str, value: object) -> ModelVersion:
         ("conv.scale", -0.1, r"unusable int8 value in int8\.conv\.scale: -0"),
         ("conv.scale", float("nan"), r"not finite in int8\.conv\.scale"),
         ("conv.scale", [1.0, 1.0], r"conv\.scale \(2,\), not \(\)"),
-        ("head.zero_point", 256, r"unusable int8 value in int8\.head\.zero_point: 256"),
-        ("head.zero_point", 0.5, r"head\.zero_point float32, not int64"),
+        ("conv.zero_point", 256, r"unusable int8 value in int8\.conv\.zero_point: 256"),
+        ("conv.zero_point", 0.5, r"conv\.zero_point float32, not int64"),
         ("more", 1, "unexpected: more"),
     ],
 )

@@ -43,11 +43,13 @@ def require_engine(device: torch.device) -> None:
         raise DeviceError(f"precision int8 needs an x86 CPU, not {device}: set ALEXQ_PRECISION=bf16 or fp32")
 
 
-def calibrated(network: nn.Module, batches: Iterable[Tensor], what: str) -> dict[str, Tensor]:
+def calibrated(network: nn.Module, head: str, batches: Iterable[Tensor], what: str) -> dict[str, Tensor]:
     """Return the scales and zero points under which ``network`` sees ``batches`` best.
 
     Args:
         network: in fp32 on the CPU, in eval mode; it is not to be used afterwards.
+        head: its last layer's name, which stays in fp32: logits of 7 bits tie where classes are close, and
+            it is less than a hundredth of the work.
         batches: float32[B, 3, H, W], at least one.
         what: names the network in errors.
 
@@ -58,7 +60,7 @@ def calibrated(network: nn.Module, batches: Iterable[Tensor], what: str) -> dict
     observed = None
     for batch in batches:
         if observed is None:
-            observed = _observed(network, batch[:1], what)
+            observed = _observed(network, head, batch[:1], what)
         with torch.inference_mode():
             observed(batch)
     if observed is None:
@@ -66,11 +68,12 @@ def calibrated(network: nn.Module, batches: Iterable[Tensor], what: str) -> dict
     return _activations(_converted(observed), before)
 
 
-def quantised(network: nn.Module, side: int, scales: Mapping[str, Tensor], what: str) -> nn.Module:
+def quantised(network: nn.Module, head: str, side: int, scales: Mapping[str, Tensor], what: str) -> nn.Module:
     """Return the 8-bit form of ``network``: float32[B, 3, side, side] -> float32[B, classes] logits.
 
     Args:
         network: in fp32 on the CPU, in eval mode; it is not to be used afterwards.
+        head: its last layer's name, which stays in fp32.
         side: pixels of an image's side.
         scales: as :func:`calibrated` gave them.
         what: names their file in errors.
@@ -81,7 +84,7 @@ def quantised(network: nn.Module, side: int, scales: Mapping[str, Tensor], what:
     before = frozenset(network.state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that nothing has been observed
-        module = _converted(_observed(network, torch.zeros(1, 3, side, side), what))
+        module = _converted(_observed(network, head, torch.zeros(1, 3, side, side), what))
     expected = _activations(module, before)
     check_tensors(scales, expected, what)
     for name, tensor in scales.items():
@@ -120,14 +123,15 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, layer
 
 
-def _observed(network: nn.Module, example: Tensor, what: str) -> GraphModule:
+def _observed(network: nn.Module, head: str, example: Tensor, what: str) -> GraphModule:
     with _quantisation():
         from torch.ao.quantization import get_default_qconfig_mapping
         from torch.ao.quantization.quantize_fx import prepare_fx
 
         try:
             # Values between layers use 7 bits: without VNNI the x86 kernels add pairs of products in 16 bits.
-            return prepare_fx(network, get_default_qconfig_mapping(_ENGINE), (example,))
+            mapping = get_default_qconfig_mapping(_ENGINE).set_module_name(head, None)
+            return prepare_fx(network, mapping, (example,))
         except Exception as error:  # tracing may raise anything
             reason = str(error).partition("\n")[0]
             raise ModelInvalidError(f"{what} cannot be quantised: {reason}") from error

@@ -74,10 +74,11 @@ def quantize(
     say(f"calibrating {ref} on {len(pictures.calibration)} images")
     normalise = Normalisation(info.preprocessing, _CPU, torch.float32)
     batches = (normalise(batch) for batch in _batches(pictures.calibration))
-    scales = int8.calibrated(_network(version, state), batches, what)
+    head = architectures.find_architecture(info.architecture).head
+    scales = int8.calibrated(_network(version, state), head, batches, what)
     say(f"quantised in {time.monotonic() - started:.1f} s; comparing on {len(pictures.held_out)} others")
     served: dict[str, nn.Module] = {
-        "int8": int8.quantised(_network(version, state), info.preprocessing.crop, scales, what),
+        "int8": int8.quantised(_network(version, state), head, info.preprocessing.crop, scales, what),
         "bf16": load_network(version, (_CPU,), "bf16"),
     }
     expected = _probabilities(Forward(reference, info, _CPU, "fp32"), pictures.held_out)

@@ -54,7 +54,8 @@ def load_network(version: ModelVersion, devices: tuple[torch.device, ...], preci
         return TwoHalves(state, (devices[0], devices[1]))
     network.load_state_dict(state, assign=True)
     if precision == "int8":
-        return int8.quantised(network, info.preprocessing.crop, scales, what)
+        head = architectures.find_architecture(info.architecture).head
+        return int8.quantised(network, head, info.preprocessing.crop, scales, what)
     if precision != "fp32":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

@@ -21,7 +21,7 @@ from alexq_monitor.sources import Sources
 from alexq_schema.db import minutes
 from alexq_schema.db.minutes import Ended
 from alexq_schema.errors import AlexqError
-from alexq_schema.job import JobState
+from alexq_schema.job import TERMINAL_STATES, JobState
 
 log = logging.getLogger("alexq.monitor")
 
@@ -120,6 +120,11 @@ class History:
                 all_ended += sum(ended.states.values())
                 batches += ended.batches
         return Counts(came_in, succeeded, failed, all_ended, batches)
+
+    def states(self, first: int, after: int) -> dict[JobState, int]:
+        """Return how many jobs ended in each state in the minutes ``first`` ≤ minute < ``after``."""
+        known = [ended.states for minute in range(first, after) if (ended := self._ended.get(minute))]
+        return {state: sum(one.get(state, 0) for one in known) for state in TERMINAL_STATES}
 
     def series(self, this_minute: int, *, step: int, points: int) -> list[tuple[int, Counts]]:
         """Return ``points`` sums of ``step`` minutes, oldest first, the last with the present minute in it.

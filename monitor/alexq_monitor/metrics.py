@@ -21,6 +21,7 @@ from alexq_monitor.overview import Live
 from alexq_monitor.sources import or_error
 from alexq_schema.db.dashboard import WorkerState
 from alexq_schema.errors import AlexqError
+from alexq_schema.job import JobState
 from alexq_schema.names import Lane
 
 
@@ -33,6 +34,8 @@ class System(Collector):
         """What the database told, or why it did not; None: it was not asked yet."""
         self.messages: dict[Lane, int] | AlexqError | None = None
         """How many messages the broker had."""
+        self.ended: Mapping[JobState, int] = {}
+        """How many jobs ended in each state in the last hour."""
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """Name nothing in advance: what there is depends on what answers."""
@@ -64,6 +67,10 @@ class System(Collector):
         )
         yield GaugeMetricFamily("alexq_running_jobs", "Jobs that a worker holds.", value=live.running)
         yield GaugeMetricFamily("alexq_dead_jobs", "Dead jobs: they wait for somebody.", value=live.dead.jobs)
+        ended = GaugeMetricFamily("alexq_ended_jobs", "Jobs that ended in the last hour.", labels=["state"])
+        for state, number in self.ended.items():
+            ended.add_metric([state.value], number)
+        yield ended
         workers = GaugeMetricFamily("alexq_workers", "Worker processes.", labels=["state"])
         present = [worker for worker in live.workers if not worker.stopped and worker.unhealthy is None]
         alive = sum(map(self._is_alive, present))
@@ -94,6 +101,8 @@ class MetricsPage(FlowerMetrics):  # type: ignore[misc] # Flower has no types
         self._system.live, self._system.messages = await asyncio.gather(
             or_error(self._overview.live()), or_error(self._overview.messages())
         )
+        if isinstance(self._system.live, Live):
+            self._system.ended = self._overview.ended_lately(self._system.live)
         await super().get()
 
 

@@ -22,6 +22,7 @@ from alexq_schema.db.backlog import Waiting
 from alexq_schema.db.clock import now
 from alexq_schema.db.dashboard import Dead, WorkerState
 from alexq_schema.errors import AlexqError
+from alexq_schema.job import JobState
 from alexq_schema.names import Lane
 
 KEEP_S: Final = 1.0
@@ -116,6 +117,10 @@ class Overview:
             BrokerUnavailableError: it does not answer in time.
         """
         return await self._messages.get()
+
+    def ended_lately(self, live: Live) -> dict[JobState, int]:
+        """Return how many jobs ended in each state in the last hour."""
+        return self._history.states(live.minute - 59, live.minute + 1)
 
     def is_alive(self, worker: WorkerState) -> bool:
         """Return whether a worker takes work."""

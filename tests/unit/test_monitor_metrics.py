@@ -13,7 +13,7 @@ from alexq_monitor.overview import Live
 from alexq_schema.db.backlog import Waiting
 from alexq_schema.db.dashboard import Dead, WorkerState
 from alexq_schema.errors import BrokerUnavailableError, DatabaseUnavailableError
-from alexq_schema.job import ModelRef
+from alexq_schema.job import JobState, ModelRef
 from alexq_schema.names import Lane
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)
@@ -55,6 +55,7 @@ def told(system: System) -> dict[tuple[str, ...], float]:
 def test_everything_that_is_known_is_told(system: System) -> None:
     system.live = live(worker(), worker(99.0), worker(99.0, stopped=True), worker(unhealthy="broke"))
     system.messages = {Lane.INTERACTIVE: 0, Lane.BULK: 7}
+    system.ended = {JobState.CANCELLED: 3}
 
     assert told(system) == {
         ("alexq_source_up", "database"): 1,
@@ -69,6 +70,7 @@ def test_everything_that_is_known_is_told(system: System) -> None:
         ("alexq_queue_oldest_seconds", "bulk"): 12.5,
         ("alexq_running_jobs",): 3,
         ("alexq_dead_jobs",): 5,
+        ("alexq_ended_jobs", "cancelled"): 3,
         ("alexq_workers", "alive"): 1,
         ("alexq_workers", "silent"): 1,
         ("alexq_wanted_workers",): 4,

@@ -23,6 +23,13 @@ def test_reading_a_minute_again_replaces_it() -> None:
 
     assert history.counts(NOW, NOW + 1) == Counts(came_in=0, succeeded=7, failed=2, ended=10, batches=7 / 8)
     assert history.counts(NOW - 1, NOW) == Counts(came_in=3)
+    assert history.states(NOW - 1, NOW + 1) == {
+        JobState.SUCCEEDED: 7,
+        JobState.FAILED: 2,
+        JobState.CANCELLED: 1,
+        JobState.DEAD: 0,
+        JobState.EXPIRED: 0,
+    }
 
 
 def test_jobs_whose_id_names_no_time_came_in_when_they_ended() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexq.stack.environment import environment
+from alexq.stack.environment import environment, free_port
 from alexq_producer import Producer
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
@@ -139,6 +140,38 @@ def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(
     straight, killed = store.find("own/straight").info, store.find("own/killed").info
     assert killed.training == straight.training
     assert killed.weights_sha256 == straight.weights_sha256
+
+
+def test_two_processes_train_together(settings: Settings, tmp_path: Path) -> None:
+    write_set(tmp_path / "pictures", each=5)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *(
+                "--master-addr",
+                "127.0.0.1",
+                "--master-port",
+                str(free_port("127.0.0.1")),
+                "-m",
+                "alexq_worker.models",
+                "train",
+            ),
+            *(str(tmp_path / "pictures"), "--as", "own/v1", "--epochs", "10"),
+        ],
+        env=environment(settings)
+        | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "own/v1\n"
+    assert "on 2 × cpu" in done.stderr
+    training = ModelStore(settings.models_dir).find("own/v1").info.training
+    assert training is not None
+    assert training.held_out.images == 8
+    assert training.images == 32
 
 
 def test_every_weight_of_alexnet_is_trained_by_the_papers_recipe(settings: Settings, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 A secret may be in a file instead: ``ALEXQ_SECRETS_DIR`` names the folder, each file is named as its variable.
 A running embedded stack (``alexq up``) describes itself in ``stack.json``; commands that are given
 no service addresses of their own find it there.
+
+Longer than other modules: it is the one list of all settings.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def commands(settings: Settings) -> str:
             env=environment(settings),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         shown += done.stdout + done.stderr

@@ -102,7 +102,7 @@ def test_two_thousand_images_of_one_call_fill_the_batches(
     images = [encode(crop, "JPEG") for crop in photo_crops(64)]
 
     submission = producer.submit(images[number % 64] for number in range(2_000))
-    jobs = submission.wait(timeout_s=120)
+    jobs = submission.wait(timeout_s=300)
 
     assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 2_000
     # A batch is announced before it is logged.
@@ -126,7 +126,7 @@ def test_a_long_submission_does_not_keep_a_single_image_waiting(
 
     assert single.state is JobState.SUCCEEDED
     assert bulk.counts()[JobState.SUCCEEDED] < 450  # first in, first out would be all
-    assert {job.state for job in bulk.wait(timeout_s=120)} == {JobState.SUCCEEDED}
+    assert {job.state for job in bulk.wait(timeout_s=300)} == {JobState.SUCCEEDED}
 
 
 def test_nothing_is_left_unacked_when_everything_is_done(

@@ -173,7 +173,7 @@ def test_metrics_tell_of_database_and_broker(tmp_path: Path, broker: EmbeddedBro
     database = Database(sqlite_url)
     System(database).queue(3)
     database.close()
-    settings = settings_for(tmp_path, broker.url, database_url=sqlite_url)
+    settings = settings_for(tmp_path, broker.url, database_url=sqlite_url, silent_after_s=600.0)
     with monitor(settings):
         eventually(lambda: is_serving(settings))
         told = metrics_of(settings)

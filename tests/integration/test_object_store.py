@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -21,7 +23,7 @@ from alexq_schema.images.objects import ObjectImageStore
 from alexq_schema.job import JobState
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
-from alexq_schema.work import Claim, Succeeded
+from alexq_schema.work import Claim, PredictionWriter, Succeeded
 from alexq_worker.isolation.messages import Setup
 from alexq_worker.isolation.parent import IsolatedEngine
 from tests.helpers.outside import response, serving
@@ -219,9 +221,14 @@ def test_a_suspect_runs_alone_on_an_image_from_the_store(s3: S3Server, models_di
         max_image_pixels=50_000_000,
         memory_bytes=64 * 2**20,  # the least that settings allow: the client's threads fit in too
     )
-    isolated = IsolatedEngine(setup, version.read_labels())
+    served: Any = SimpleNamespace(
+        ref=version.info.ref, model_id=1, predictions=PredictionWriter(version.read_labels())
+    )
+    isolated = IsolatedEngine(setup)
     try:
-        outcome = isolated.classify(Claim(uuid4(), 2, uuid4(), "classify", "photo.jpg", key, crashes=1))
+        outcome = isolated.classify(
+            Claim(uuid4(), 2, uuid4(), "classify", "photo.jpg", key, crashes=1), served
+        )
     finally:
         isolated.stop()
 

@@ -30,10 +30,10 @@ class _Poisoner(importlib.abc.MetaPathFinder):
             load(module)
             decode = module.Decoder.decode
 
-            def deadly(self: Any, data: bytes) -> Any:
+            def deadly(self: Any, data: bytes, *how: Any) -> Any:
                 if hashlib.sha256(data).hexdigest() == os.environ["CHAOS_POISON"]:
                     os.kill(os.getpid(), signal.SIGKILL)
-                return decode(self, data)
+                return decode(self, data, *how)
 
             module.Decoder.decode = deadly
 

@@ -34,7 +34,7 @@ def test_a_batch_goes_through_huge_pages(store, version):
     def faults(**environment: str) -> float:
         argv = [sys.executable, "-c", FAULTS_PER_IMAGE, str(store.models_dir), version.info.ref]
         answer = subprocess.run(
-            argv, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=120
+            argv, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=300
         )
         return float(answer.stdout)
 

@@ -424,7 +424,7 @@ def test_a_child_that_died_between_jobs_costs_nobody(
 def test_a_child_that_dies_before_it_has_read_its_job_costs_nobody(
     isolated: Callable[..., IsolatedEngine], claim_of: Callable[[bytes], Claim], photograph: bytes
 ) -> None:
-    engine = isolated()
+    engine = isolated(idle_s=600.0)
     assert isinstance(engine.classify(claim_of(photograph), VERSION), Succeeded)
     child = only_child()
     child.suspend()  # as one that is being killed: it lives, says nothing and reads nothing

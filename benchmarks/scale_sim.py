@@ -4,7 +4,8 @@
 
 Arrivals by the second, workers that do ``RATE`` images/s once they have started, images served in the order
 in which they came. A policy is asked every ``LOOK_S`` seconds. Nothing is measured here but the policies:
-alexq's is the code that the dashboard runs (``alexq_monitor.scaling``).
+alexq's is the code that the dashboard runs (``alexq_monitor.scaling``). Longer than other modules: traces,
+policies, simulation and chart of one program that nobody else uses.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from benchmarks.chaos.nursery import Child, Nursery
 from benchmarks.chaos.processes import InterruptedCampaignError, Processes, kill_tree, signal_tree, tail
 
 RESTART_AFTER_S = 0.5
-READY_S = 120.0
+READY_S = 300.0
 WORKER = ("-m", "alexq_worker")
 
 
@@ -160,7 +160,7 @@ class Fleet:
         """SIGCONT."""
         signal_tree(member.pid, signal.SIGCONT)
 
-    def restart(self, member: Member, timeout_s: float = 60.0) -> int:
+    def restart(self, member: Member, timeout_s: float = 120.0) -> int:
         """SIGTERM one member; return its exit code once its successor is ready."""
         before = len(member.exits)
         os.kill(member.pid, signal.SIGTERM)

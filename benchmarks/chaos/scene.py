@@ -28,6 +28,9 @@ from benchmarks.chaos.submitter import plan
 
 T = TypeVar("T")
 
+LIMIT_S = 600.0
+"""So late even a loaded machine is only when something is stuck: a time decides nothing else."""
+
 
 class Submitter:
     """A :mod:`benchmarks.chaos.submitter` process; started again until its plan is done."""
@@ -158,11 +161,11 @@ class Scene:
         """Return the first truthy value of ``probe``; raises TimeoutError."""
         return self.processes.wait_for(probe, timeout_s, what=what)
 
-    def wait_submitted(self, timeout_s: float = 120.0) -> None:
+    def wait_submitted(self, timeout_s: float = LIMIT_S) -> None:
         """Wait until every submitter is done."""
         self.wait_for(lambda: all(s.is_done() for s in self.submitters), timeout_s, "everything is submitted")
 
-    def wait_succeeded(self, count: int, timeout_s: float = 60.0) -> None:
+    def wait_succeeded(self, count: int, timeout_s: float = LIMIT_S) -> None:
         """Wait until ``count`` jobs have succeeded."""
         self.wait_for(
             lambda: (self.checker.counts() or {}).get("succeeded", 0) >= count, timeout_s, f"{count} succeed"
@@ -171,7 +174,7 @@ class Scene:
     def wait_holds(self, member: Member, at_least: int) -> None:
         """Wait until a worker holds so many jobs."""
         what = f"worker {member.number} holds {at_least} jobs"
-        self.wait_for(lambda: len(self.checker.held_by(member.pid)) >= at_least, 30.0, what)
+        self.wait_for(lambda: len(self.checker.held_by(member.pid)) >= at_least, LIMIT_S, what)
 
     def is_busy(self) -> bool:
         """Return whether jobs are unfinished, or yet to come."""
@@ -182,12 +185,12 @@ class Scene:
         counts = self.checker.counts()
         return counts is not None and not (counts.get("queued", 0) or counts.get("running", 0))
 
-    def finish(self, limit_s: float) -> None:
-        """Wait until everything has ended; what has not after ``limit_s`` is lost."""
+    def finish(self) -> None:
+        """Wait until everything has ended; what has not after :data:`LIMIT_S` is lost."""
         try:
-            self.processes.wait_for(lambda: not self.is_busy(), limit_s, what="every job ends", every_s=0.5)
+            self.processes.wait_for(lambda: not self.is_busy(), LIMIT_S, what="every job ends", every_s=0.5)
         except TimeoutError:
-            self.row.broken.append(f"unfinished at the limit of {limit_s:.0f} s")
+            self.row.broken.append(f"unfinished at the limit of {LIMIT_S:.0f} s")
 
     def told(self) -> Told:
         """Return what the submitters have written down by now."""

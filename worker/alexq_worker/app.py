@@ -190,11 +190,11 @@ class Process:
         self.pipeline.drain()
         self.door.stop()
         self.trial.stop()
-        for repeating in self._repeating:
-            repeating.stop()
         if not self.pipeline.stop(self.settings.stop_grace_s):
             log.error("jobs were still in flight after %s s", self.settings.stop_grace_s)
             return 1
+        for repeating in self._repeating:  # not before: who still works and is silent is taken for dead
+            repeating.stop()
         self.refusals.flush()
         with self.database.begin() as connection:
             workers.leave(connection, self.worker_id)

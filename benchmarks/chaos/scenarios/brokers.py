@@ -22,7 +22,7 @@ def redis_flushall(scene: Scene) -> None:
     queued = scene.checker.job_ids("queued")
     at = time.time()
     scene.broker.flush()
-    scene.finish(scene.pick(short=60.0, full=600.0))
+    scene.finish()
     scene.nobody_died()
     expect_told_again(scene, queued, at)
 
@@ -52,7 +52,7 @@ def kill_and_start(scene: Scene) -> None:
         returns.append(time.time())
         scene.broker.start()
         scene.sleep(scene.pick(short=1.0, full=12.0))
-    scene.finish(scene.pick(short=75.0, full=600.0))
+    scene.finish()
     scene.nobody_died()
     changes = scene.checker.changes()
     told = [seconds for queued, at in lost for seconds in audit.next_events(changes, queued, at)]
@@ -86,7 +86,7 @@ def redis_restarts(scene: Scene) -> None:
         returns.append(time.time())
         scene.broker.restart()
         scene.sleep(scene.pick(short=2.0, full=6.0) * scene.rng.uniform(0.5, 1.5))
-    scene.finish(scene.pick(short=60.0, full=600.0))
+    scene.finish()
     scene.nobody_died()
     scene.note(restarts=restarts)
     recovered = [audit.next_success(scene.checker.changes(), moment) for moment in returns]
@@ -105,7 +105,7 @@ def redis_unreachable(scene: Scene) -> None:
     scene.sleep(pause_s)
     scene.broker.resume()
     ended = time.time()
-    scene.finish(scene.pick(short=60.0, full=600.0))
+    scene.finish()
     scene.nobody_died()
     told = scene.told()
     during = [took_s for at, took_s in told.accepted_at if began + 1.0 < at < ended]
@@ -129,7 +129,7 @@ def redis_maxmemory(scene: Scene) -> None:
     refused = scene.broker.info("errorstats").get("errorstat_OOM", {}).get("count", 0)
     scene.broker.limit_memory(None)
     ended = time.time()
-    scene.finish(scene.pick(short=60.0, full=600.0))
+    scene.finish()
     scene.nobody_died()
     during = [took_s for at, took_s in scene.told().accepted_at if began < at < ended]
     scene.note(writes_refused_by_redis=refused, calls_accepted_meanwhile=len(during))

@@ -61,7 +61,7 @@ def failpoints(scene: Scene) -> None:
         for name in (*WINDOWS, "sweeping"):
             hits[name] += 1
         healer = scene.workers(1)[0]
-        scene.finish(120.0)
+        scene.finish()
         scene.fleet.retire(healer)
     hits["published"] = sum(submitter.deaths for submitter in scene.submitters)
     scene.note(hits=hits)
@@ -78,6 +78,6 @@ def sqlite_killed_in_transaction(scene: Scene) -> None:
         scene.submit(scene.jobs(short=100, full=150))
         expect_deaths(scene, {"in-transaction": doomed})
         healer = scene.workers(1)[0]
-        scene.finish(90.0)
+        scene.finish()
         scene.fleet.retire(healer)
     scene.note(hits=rounds)

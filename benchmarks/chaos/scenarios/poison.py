@@ -31,7 +31,7 @@ def poison(scene: Scene) -> None:
     scene.submit(scene.jobs(short=250, full=6_000), over_s=scene.pick(short=12.0, full=90.0))
     scene.wait_succeeded(40)
     scene.submit_one(POISON)
-    scene.finish(scene.pick(short=90.0, full=600.0))
+    scene.finish()
     bad = rows(scene, "image_key = :key", key)
     others = rows(scene, "image_key <> :key AND state <> 'succeeded'", key)
     scene.promise(len(bad) == 1, "the poisonous job is there")

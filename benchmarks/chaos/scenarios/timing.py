@@ -20,7 +20,7 @@ def kill_and_time(scene: Scene, within_s: float) -> None:
         scene.wait_holds(victim, 8)
         victim.restarts = rounds > 1
         scene.fleet.kill(victim)
-        scene.finish(90.0)
+        scene.finish()
         if victim.restarts:
             scene.fleet.wait_ready([victim])
     times = scene.reclaims()
@@ -56,7 +56,7 @@ def no_false_reclaim(scene: Scene) -> None:
         scene.wait_submitted(300.0)
         scene.wait_for(lambda: len(scene.checker.job_ids("queued")) < 500, 300.0, "most of it is done")
     scene.note(load_s=round(time.monotonic() - began))
-    scene.finish(scene.pick(short=90.0, full=600.0))
+    scene.finish()
     expect_untroubled(scene)
 
 
@@ -68,7 +68,7 @@ def clock_skew(scene: Scene) -> None:
         members += scene.fleet.add(1, ("-m", "benchmarks.chaos.skewed_worker", offset_s))
     scene.fleet.wait_ready(members)
     scene.submit(scene.jobs(short=200, full=5_000), over_s=scene.pick(short=8.0, full=90.0))
-    scene.finish(scene.pick(short=60.0, full=600.0))
+    scene.finish()
     expect_untroubled(scene)
 
 

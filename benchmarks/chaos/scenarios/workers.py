@@ -7,7 +7,7 @@ from uuid import UUID
 
 from benchmarks.chaos.fleet import Member
 from benchmarks.chaos.scenarios.registry import scenario
-from benchmarks.chaos.scene import Scene
+from benchmarks.chaos.scene import LIMIT_S, Scene
 
 KILL_EVERY_S = 5.0
 
@@ -23,7 +23,7 @@ def worker_sigkill(scene: Scene) -> None:
     while scene.is_busy() and time.monotonic() < deadline:
         scene.fleet.kill_random()
         scene.sleep(KILL_EVERY_S * scene.rng.uniform(0.9, 1.1))
-    scene.finish(scene.pick(short=90.0, full=600.0))
+    scene.finish()
     scene.note(kills=len(scene.fleet.kills))
     scene.recovery(scene.reclaims(), "job held by a killed worker → taken back")
 
@@ -37,10 +37,10 @@ def worker_sigstop(scene: Scene) -> None:
     for _ in range(rounds):
         held = pause_with_jobs(scene, first)
         # Others must have finished all of them: only then could a late commit overwrite a result.
-        scene.wait_for(lambda held=held: is_finished(scene, held), 300.0, "others do its jobs")  # type: ignore[misc]
+        scene.wait_for(lambda held=held: is_finished(scene, held), LIMIT_S, "others do its jobs")  # type: ignore[misc]
         scene.fleet.resume(first)
         scene.sleep(2.0)
-    scene.finish(scene.pick(short=45.0, full=600.0))
+    scene.finish()
     fenced = sum(int(line["fenced"]) > 0 for line in scene.fleet.lines("batch"))
     scene.note(batches_fenced=fenced, pauses=rounds)
     scene.promise(fenced > 0, "the late worker's commits are fenced, and its log says so")
@@ -58,7 +58,7 @@ def pause_with_jobs(scene: Scene, member: Member, at_least: int = 4) -> set[UUID
         scene.fleet.resume(member)
         return set()
 
-    return scene.wait_for(caught, 30.0, "a worker is paused while it holds jobs")
+    return scene.wait_for(caught, LIMIT_S, "a worker is paused while it holds jobs")
 
 
 def is_finished(scene: Scene, job_ids: set[UUID]) -> bool:
@@ -74,7 +74,7 @@ def rolling_restart(scene: Scene) -> None:
     scene.wait_succeeded(1)
     rounds = scene.pick(short=2, full=5)
     codes = [scene.fleet.restart(member) for _ in range(rounds) for member in members]
-    scene.finish(scene.pick(short=40.0, full=600.0))
+    scene.finish()
     verdict = scene.verdict()
     scene.promise(not any(codes), f"every worker exits 0, not {codes}")
     scene.promise(verdict.attempts_max == 1, f"every job has attempt 1, not {verdict.attempts_max}")

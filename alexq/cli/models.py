@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alexq.cli.evaluate import evaluate
-from alexq.cli.options import DataDir, Json, given
+from alexq.cli.options import DataDir, Device, Json, given
 from alexq.cli.stack import become
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def register(app: typer.Typer) -> None:
     models.command("pull", context_settings=_PASSED_ON, add_help_option=False)(pull)
     models.command("import", context_settings=_PASSED_ON, add_help_option=False)(import_)
     models.command("train", context_settings=_PASSED_ON, add_help_option=False)(train)
+    models.command("training", context_settings=_PASSED_ON, add_help_option=False)(training)
+    models.command("train-worker")(train_worker)
     models.command("evaluate")(evaluate)
     models.command("quantize", context_settings=_PASSED_ON, add_help_option=False)(quantize)
     models.command("activate")(activate)
@@ -92,6 +94,20 @@ def train(context: typer.Context, data_dir: DataDir = None) -> None:
 def quantize(context: typer.Context, data_dir: DataDir = None) -> None:
     """Make an int8 version of a model version, calibrated on a folder of images."""
     _pass_on("quantize", context, data_dir)
+
+
+def training(context: typer.Context, data_dir: DataDir = None) -> None:
+    """Show how far a queued training is, or cancel it."""
+    _pass_on("training", context, data_dir)
+
+
+def train_worker(data_dir: DataDir = None, device: Device = None) -> None:
+    """Run a process that runs queued trainings, on the services of the settings or of the running stack."""
+    from alexq.cli.stack import become_connected
+    from alexq.stack.environment import require_worker
+
+    require_worker()
+    become_connected("alexq_worker.training", given(data_dir=data_dir, device=device))
 
 
 def activate(ref: Ref, data_dir: DataDir = None) -> None:

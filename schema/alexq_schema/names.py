@@ -42,6 +42,15 @@ TASK_DELIVER_WEBHOOK: Final = "alexq.deliver_webhook"
 QUEUE_WEBHOOKS: Final = "alexq.webhooks"
 """Celery queue of webhook deliveries; workers of jobs do not consume it."""
 
+TASK_TRAIN_MODEL: Final = "alexq.train_model"
+"""Celery task: train a model version. Its body is a :class:`~alexq_schema.training.TrainModel`."""
+
+QUEUE_TRAIN: Final = "alexq.train"
+"""Celery queue of trainings; workers of jobs do not consume it."""
+
+KEY_TRAINING_CANCELLED: Final = "alexq:training:cancelled"
+"""Prefix of strings ``alexq:training:cancelled:<training id>`` that expire: it is to end."""
+
 KEY_QUEUE_EPOCH: Final = "alexq:queue:epoch"
 """String without expiry, known to the database too: gone or other, Redis has lost its data."""
 

@@ -17,7 +17,7 @@ from alexq_schema.errors import AlexqError, ModelDownloadError
 from alexq_schema.models import ModelStore, ModelVersion
 from alexq_schema.settings import Settings
 from alexq_worker.model_output import report, say
-from alexq_worker.training.command import train
+from alexq_worker.training.command import train, training
 
 # `inference.versions` imports torch, which takes seconds: the commands import it where they need it,
 # so that `ensure` is quick when there is nothing to make.
@@ -76,6 +76,7 @@ def untrained(
 
 
 app.command()(train)
+app.command()(training)
 
 
 @app.command()

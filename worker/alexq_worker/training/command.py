@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -84,6 +86,9 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last checkpoint of this training.")
     ] = False,
     activate: Annotated[bool, typer.Option("--activate", help="Make it the version that is served.")] = False,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Hand it to an `alexq models train-worker`, which sees DATA too.")
+    ] = False,
 ) -> None:
     """Train a version on your own labels. Several devices: under torchrun."""
     request = TrainModel.of(
@@ -103,6 +108,9 @@ def train(
         patience=patience,
         activate=activate,
     )
+    if queue:
+        _hand_in(request)
+        return
     from alexq_worker.training.train import train as run  # torch takes seconds
 
     settings = Settings.load()
@@ -117,3 +125,24 @@ def train(
         f"({measured.images} pictures, epoch {training.best_epoch})"
     )
     report(ModelStore(settings.models_dir), version, activate=activate)
+
+
+def training(
+    training_id: Annotated[UUID, typer.Argument(metavar="ID", help="What `train --queue` printed.")],
+    cancel: Annotated[bool, typer.Option("--cancel", help="End it; its checkpoint stays.")] = False,
+) -> None:
+    """Show how far a queued training is, as one JSON object, or cancel it."""
+    from alexq_worker.training import queue
+
+    settings = Settings.connected()
+    if cancel:
+        queue.cancel(settings, training_id)
+    typer.echo(json.dumps(queue.look_at(settings, training_id)))
+
+
+def _hand_in(request: TrainModel) -> None:
+    from alexq_worker.training import queue
+
+    training_id = queue.hand_in(Settings.connected(), request)
+    say(f"{request.ref} waits for an `alexq models train-worker`; see `alexq models training {training_id}`")
+    typer.echo(str(training_id))

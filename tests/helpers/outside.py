@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -83,6 +84,13 @@ class Inside:
             listener.close()
 
 
+def is_short(request: bytes) -> bool:
+    """Return whether more of it is to come: who closes with something unread resets the connection."""
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return not end or (length is not None and len(body) < int(length[1]))
+
+
 @contextmanager
 def serving(talk: Talk, wrap: Callable[[socket.socket], socket.socket] = lambda sock: sock) -> Iterator[int]:
     """Run a server on loopback that reads a request and leaves the rest to ``talk``; yields its port."""
@@ -94,7 +102,7 @@ def serving(talk: Talk, wrap: Callable[[socket.socket], socket.socket] = lambda 
             with closing(wrap(connection)) as secured:
                 secured.settimeout(20)
                 head = b""
-                while b"\r\n\r\n" not in head and (piece := secured.recv(2**16)):
+                while is_short(head) and (piece := secured.recv(2**16)):
                     head += piece
                 if head:
                     talk(secured, head.decode("latin-1"))

@@ -21,6 +21,8 @@ from uuid import uuid4
 from alexq_schema.errors import ImageLostError, ImageNotFoundError, ImageStoreError
 from alexq_schema.images.store import ABANDONED_AFTER_S, Staging
 
+_LOOKS, _LOOK_EVERY_S = 50, 0.01
+
 
 class FileImageStore:
     """Images as files below ``root``; made on first use."""
@@ -135,9 +137,11 @@ class FileStaging:
         return key
 
     def _is_whole(self, key: str) -> bool:
+        path = _place(self._root, key)
         try:
-            with open(_place(self._root, key), "rb") as stored:
-                return hashlib.file_digest(stored, "sha256").hexdigest() == key
+            with open(path, "rb") as stored:
+                is_whole = hashlib.file_digest(stored, "sha256").hexdigest() == key
+                return is_whole and _is_made_young(stored.fileno(), path)
         except FileNotFoundError:
             return False
 
@@ -155,12 +159,13 @@ class FileStaging:
 
     def _is_stored(self, key: str, data: bytes) -> bool:
         # By its bytes, not its size: after a power cut a file may have its length but not its content.
+        path = _place(self._root, key)
         try:
-            file = os.open(_place(self._root, key), os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
-            return os.read(file, len(data) + 1) == data
+            return os.read(file, len(data) + 1) == data and _is_made_young(file, path)
         finally:
             os.close(file)
 
@@ -186,12 +191,12 @@ class FileStaging:
         self._store.publish([self])
 
     def move(self) -> list[str]:
-        """Rename every draft to its key, and make young what was there; return all paths. Not durable yet."""
+        """Rename every draft to its key; return the paths of all images. Not durable yet."""
         paths = []
         for key, draft in self._drafts.items():
             path = _place(self._root, key)
             if draft is None:
-                os.utime(path)  # see ABANDONED_AFTER_S
+                _require_there(path)
             else:
                 _rename(draft, path)
                 self._drafts[key] = None
@@ -209,6 +214,25 @@ class FileStaging:
                 with suppress(FileNotFoundError):
                     os.unlink(draft)
         self._drafts.clear()
+
+
+def _is_made_young(file: int, path: str) -> bool:
+    """Freshen an image that is stored already; return false if it is being deleted at this moment.
+
+    Whoever deletes it takes it away first and looks at its time then (:meth:`FileImageStore._discard`). So
+    if it is still in its place after this, it stays; else nobody can know, and it is stored anew.
+    """
+    os.utime(file)
+    return os.path.exists(path)
+
+
+def _require_there(path: str) -> None:
+    """Raise FileNotFoundError if an image is gone; one that a sweeper looks at is away for an instant."""
+    for _ in range(_LOOKS):
+        if os.path.exists(path):
+            return
+        time.sleep(_LOOK_EVERY_S)
+    os.stat(path)
 
 
 def _place(root: str, key: str) -> str:

@@ -9,6 +9,8 @@ program's own ``__main__`` runs, in a session of its own.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -18,10 +20,11 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks.chaos.processes import Processes
 
@@ -92,8 +95,20 @@ class Nursery:
         self._requests = 0
         threading.Thread(target=self._read, name="nursery", daemon=True).start()
 
-    def start(self, program: Sequence[str], *, log: Path, env: Mapping[str, str]) -> Child:
+    def start(
+        self,
+        program: Sequence[str],
+        *,
+        log: Path,
+        env: Mapping[str, str],
+        errors: Path | None = None,
+        given: Path | None = None,
+    ) -> Child:
         """Fork a child that runs ``program``: ``-m`` and a module or ``-c`` and code, its arguments.
+
+        Args:
+            errors: where its stderr goes, if not to ``log`` too.
+            given: its stdin, if it is to read anything.
 
         Raises:
             TimeoutError: the nursery does not answer.
@@ -102,7 +117,12 @@ class Nursery:
         with self.news:
             self._requests += 1
             number = self._requests
-            request = {"number": number, "program": list(program), "log": str(log), "env": dict(env)}
+            request = {
+                "number": number,
+                "program": list(program),
+                "files": [str(given or os.devnull), str(log), str(errors or log)],
+                "env": dict(env),
+            }
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
             if not self.news.wait_for(lambda: number in self._started, START_S):
@@ -130,6 +150,7 @@ def main() -> None:
         from alexq_worker.inference.torchvision_ops import import_torchvision
 
         import_torchvision()
+    gc.freeze()  # a child's collector must not touch what is shared
     requests = b""
     children: set[int] = set()
     while True:
@@ -144,7 +165,6 @@ def main() -> None:
             told = json.loads(line)
             if (pid := os.fork()) == 0:
                 become(told)
-                return
             children.add(pid)
             say({"number": told["number"], "pid": pid})
         reap(children)
@@ -168,18 +188,41 @@ def say(news: dict[str, Any]) -> None:
     os.write(1, json.dumps(news).encode() + b"\n")
 
 
-def become(told: dict[str, Any]) -> None:
-    """Turn this fork into a worker; its SystemExit ends the process as usual."""
+def become(told: dict[str, Any]) -> NoReturn:
+    """Turn this fork into the program, and end as an interpreter does.
+
+    All but the last of that: taking every imported object apart would copy the pages that it shares with
+    this fork's parent, and takes a second of CPU.
+    """
+    try:
+        run(told)
+        code = 0
+    except SystemExit as ending:
+        code = 0 if ending.code is None else ending.code if isinstance(ending.code, int) else 1
+        if isinstance(ending.code, str):
+            print(ending.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001 - as an interpreter shows it
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are not daemons
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def run(told: dict[str, Any]) -> None:
+    """Run the program in a session of its own."""
     os.setsid()
-    log = os.open(told["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for target, source in ((0, nothing), (1, log), (2, log)):
-        os.dup2(source, target)
+    for target, path in enumerate(told["files"]):
+        how = os.O_WRONLY | os.O_CREAT | os.O_APPEND if target else os.O_RDONLY
+        os.dup2(os.open(path, how, 0o644), target)
     os.environ.clear()
     os.environ.update(told["env"])
-    how, what, *arguments = told["program"]
-    if how == "-c":
-        sys.argv = [how, *arguments]
+    kind, what, *arguments = told["program"]
+    if kind == "-c":
+        sys.argv = [kind, *arguments]
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = [what, *arguments]

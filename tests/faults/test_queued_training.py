@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from alexq_schema.training import TrainModel
 from alexq_worker.training.queue import hand_in, look_at
 from alexq_worker.training.textures import write_set
 from tests.helpers.eventually import eventually
+from tests.helpers.nursery import run_alexq
 
 pytestmark = pytest.mark.slow
 LONG = 1_000_000
@@ -77,14 +77,8 @@ def kill_all(worker: TrainWorker) -> None:
 
 def command(settings: Settings, *arguments: str) -> dict[str, Any]:
     """Run ``alexq models training``; return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "alexq", "models", "training", *arguments],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = run_alexq(settings, "models", "training", *arguments)
+    assert done.returncode == 0, done.stderr
     shown: dict[str, Any] = json.loads(done.stdout)
     return shown
 

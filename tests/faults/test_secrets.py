@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 import redis
 import sqlalchemy
 
-from alexq.stack.environment import environment
 from alexq_producer import Producer
 from alexq_schema.errors import DatabaseUnavailableError
 from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
+from tests.helpers.nursery import run_alexq
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import WorkerProcess, stopped_server
@@ -33,14 +31,7 @@ def commands(settings: Settings) -> str:
     """Return everything that commands print, on both streams."""
     shown = ""
     for arguments in (["doctor"], ["jobs", "list"], ["submit", __file__], ["migrate"], ["up"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "alexq", *arguments],
-            env=environment(settings),
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = run_alexq(settings, *arguments)
         shown += done.stdout + done.stderr
     return shown
 

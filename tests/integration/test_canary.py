@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from alexq.stack.environment import environment
 from alexq_producer import Producer
 from alexq_schema.db import canary, workers
 from alexq_schema.db.canary import Tried
@@ -23,6 +20,7 @@ from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.models import BASE, add_version, own_store
+from tests.helpers.nursery import run_alexq
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 from tests.helpers.system import System, success
@@ -80,13 +78,7 @@ class TestWithAWorker(OnSqlite):
         photos = [encode(crop) for crop in photo_crops(6)]
 
         def models(*arguments: str) -> str:
-            done = subprocess.run(
-                [sys.executable, "-m", "alexq", "models", *arguments],
-                env=environment(settings),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            done = run_alexq(settings, "models", *arguments)
             assert done.returncode == 0, done.stderr
             return done.stdout
 

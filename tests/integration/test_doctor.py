@@ -15,13 +15,14 @@ import pytest
 from alexq import doctor
 from alexq.doctor import Check, TorchFacts
 from alexq.stack.broker import EmbeddedBroker
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import free_port
 from alexq.stack.log import Log
 from alexq.stack.supervisor import Child, Supervisor
 from alexq_producer import Producer
 from alexq_schema import migrations
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
+from tests.helpers.nursery import run_alexq
 
 FACTS = TorchFacts(torch="2.13", torchvision="0.28")
 
@@ -41,14 +42,7 @@ def healthy(tmp_path: Path, models_dir: Path) -> Iterator[Settings]:
 
 
 def run_doctor(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "alexq", "doctor", *arguments],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_alexq(settings, "doctor", *arguments)
 
 
 @pytest.mark.slow

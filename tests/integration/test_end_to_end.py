@@ -95,22 +95,22 @@ def notebook_model(models_dir: Path) -> torch.nn.Module:
     return network  # type: ignore[no-any-return]
 
 
-def test_two_thousand_images_of_one_call_fill_the_batches(
+def test_seven_hundred_images_of_one_call_fill_the_batches(
     producer: Producer, start_worker: StartWorker
 ) -> None:
     worker = start_worker(max_batch=64)
     images = [encode(crop, "JPEG") for crop in photo_crops(64)]
 
-    submission = producer.submit(images[number % 64] for number in range(2_000))
+    submission = producer.submit(images[number % 64] for number in range(700))
     jobs = submission.wait(timeout_s=300)
 
-    assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 2_000
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 700
     # A batch is announced before it is logged.
     eventually(
-        lambda: sum(line["size"] for line in worker.lines("batch")) == 2_000, what="every batch is logged"
+        lambda: sum(line["size"] for line in worker.lines("batch")) == 700, what="every batch is logged"
     )
     sizes = [line["size"] for line in worker.lines("batch")]
-    assert len(sizes) < 80
+    assert len(sizes) < 30
     assert max(sizes) == 64
 
 
@@ -119,13 +119,13 @@ def test_a_long_submission_does_not_keep_a_single_image_waiting(
 ) -> None:
     worker = start_worker(max_batch=16)
     images = [encode(crop, "JPEG") for crop in photo_crops(64)]
-    bulk = producer.submit(images[number % 64] for number in range(900))
+    bulk = producer.submit(images[number % 64] for number in range(500))
     eventually(lambda: len(worker.lines("batch")) > 2, what="the bulk submission is under way")
 
     single = producer.classify(images[0], timeout_s=150)
 
     assert single.state is JobState.SUCCEEDED
-    assert bulk.counts()[JobState.SUCCEEDED] < 450  # first in, first out would be all
+    assert bulk.counts()[JobState.SUCCEEDED] < 250  # first in, first out would be all
     assert {job.state for job in bulk.wait(timeout_s=300)} == {JobState.SUCCEEDED}
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from uuid import uuid4
 
 import httpx2
 import pytest
 from sqlalchemy import select
 
-from alexq.stack.environment import environment
 from alexq_schema import keys
 from alexq_schema.db.api_keys import ApiKey
 from alexq_schema.db.session import Database
@@ -20,6 +17,7 @@ from alexq_schema.keys import Scope
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import JPEG, GatewayProcess, make_key
+from tests.helpers.nursery import run_alexq
 from tests.helpers.open_inference import in_json
 from tests.helpers.photos import encode, photo_crops
 
@@ -30,17 +28,6 @@ PHOTOGRAPH = encode(photo_crops(1)[0])
 def database_url(sqlite_url: str) -> str:
     """One database is enough here."""
     return sqlite_url
-
-
-def alexq(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "alexq", *arguments],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def code(answer: httpx2.Response) -> tuple[int, str]:
@@ -114,10 +101,12 @@ def test_a_key_allows_what_its_scopes_say(gateway: GatewayProcess, settings: Set
 def test_a_key_is_made_shown_once_listed_and_revoked(
     gateway: GatewayProcess, settings: Settings, database: Database
 ) -> None:
-    made = alexq(settings, "keys", "create", "shop", "--name", "the web shop", "--scope", "read", "--json")
+    made = run_alexq(
+        settings, "keys", "create", "shop", "--name", "the web shop", "--scope", "read", "--json"
+    )
     assert made.returncode == 0, made.stderr
     key = json.loads(made.stdout)
-    listed = alexq(settings, "keys", "list")
+    listed = run_alexq(settings, "keys", "list")
 
     assert re.fullmatch(r"alexq_[0-9A-Za-z]{28}", key["key"])
     assert all(part in listed.stdout for part in (key["id"], "shop", "read", "the web shop"))
@@ -129,13 +118,13 @@ def test_a_key_is_made_shown_once_listed_and_revoked(
 
     with gateway.client(key["key"]) as client:
         assert client.get("/v1/jobs").status_code == 200
-        assert alexq(settings, "keys", "revoke", key["id"]).returncode == 0
+        assert run_alexq(settings, "keys", "revoke", key["id"]).returncode == 0
         eventually(lambda: client.get("/v1/jobs").status_code == 401, what="the revoked key is refused")
-    assert "revoked" in alexq(settings, "keys", "list").stdout
+    assert "revoked" in run_alexq(settings, "keys", "list").stdout
     with gateway.client() as client:  # a revoked key does not open the door for those who have none
         assert client.get("/v1/jobs").status_code == 401
-    assert alexq(settings, "keys", "create", "no/tenant").returncode == 2
-    assert alexq(settings, "keys", "revoke", str(uuid4())).returncode == 2
+    assert run_alexq(settings, "keys", "create", "no/tenant").returncode == 2
+    assert run_alexq(settings, "keys", "revoke", str(uuid4())).returncode == 2
 
 
 def test_without_keys_only_this_machine_is_answered(gateway: GatewayProcess) -> None:
@@ -152,7 +141,7 @@ def test_without_keys_only_this_machine_is_answered(gateway: GatewayProcess) -> 
 def test_without_keys_it_refuses_to_listen_elsewhere(settings: Settings) -> None:
     elsewhere = settings.model_copy(update={"gateway_address": "0.0.0.0", "gateway_port": 0})
 
-    refused = alexq(elsewhere, "gateway")
+    refused = run_alexq(elsewhere, "gateway")
 
     assert refused.returncode == 2
     assert "alexq keys create" in refused.stderr
@@ -162,7 +151,7 @@ def test_a_key_that_is_given_is_stored_once(settings: Settings, database: Databa
     given = settings.model_copy(update={"api_key": keys.new_key()})
 
     for _ in range(2):
-        done = alexq(given, "keys", "create", "acme", "--given")
+        done = run_alexq(given, "keys", "create", "acme", "--given")
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
         assert given.api_key not in done.stderr
 
@@ -170,6 +159,6 @@ def test_a_key_that_is_given_is_stored_once(settings: Settings, database: Databa
         [stored] = connection.scalars(select(ApiKey.key_sha256)).all()
     assert stored == keys.hash_of(given.api_key)
     mistyped = given.model_copy(update={"api_key": given.api_key[:-1]})
-    refused = alexq(mistyped, "keys", "create", "acme", "--given")
+    refused = run_alexq(mistyped, "keys", "create", "acme", "--given")
     assert refused.returncode == 2
     assert "ALEXQ_API_KEY" in refused.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,6 @@ import pytest
 from celery import Celery
 from sqlalchemy import select
 
-from alexq.stack.environment import environment
 from alexq_producer import Producer
 from alexq_producer.client import Client
 from alexq_schema.db.session import Database
@@ -24,6 +21,7 @@ from alexq_schema.errors import IdempotencyKeyReusedError, RequestError, UsageEr
 from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
 from tests.helpers.gateway import JPEG, GatewayProcess
+from tests.helpers.nursery import run_alexq
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
@@ -78,13 +76,7 @@ def test_options_are_kept_whichever_way_a_job_comes(
     assert [answer.status_code for answer in asked] == [202] * 5, [answer.text for answer in asked]
     flags = ["--crops", "10", "--top-k", "20", "--min-probability", "0.001", "--temperature", "0.5"]
     for server in ([], ["--server", gateway.url]):
-        done = subprocess.run(
-            [sys.executable, "-m", "alexq", "submit", str(path), *flags, *server],
-            env=environment(settings),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_alexq(settings, "submit", str(path), *flags, *server)
         assert done.returncode == 0, done.stderr
 
     assert kept(database) == [ALL] * 9

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 from celery import Celery
 from sqlalchemy import select
 
-from alexq.stack.environment import environment
 from alexq_producer import Producer
 from alexq_producer.client import Client
 from alexq_schema.db.session import Database
@@ -23,6 +20,7 @@ from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
 from tests.helpers.gateway import JPEG, GatewayProcess
 from tests.helpers.models import BASE, add_version, own_store
+from tests.helpers.nursery import run_alexq
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
@@ -75,13 +73,7 @@ def test_a_pin_is_kept_whichever_way_a_job_comes(
         client.submit([photo, photo], model=BASE)
     with gateway.client() as http:
         assert http.post("/v1/jobs", params={"model": BASE}, headers=JPEG, content=photo).status_code == 202
-    done = subprocess.run(
-        [sys.executable, "-m", "alexq", "submit", str(path), "--model", BASE],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_alexq(settings, "submit", str(path), "--model", BASE)
     assert done.returncode == 0, done.stderr
     producer.submit(photo)
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,7 @@ from alexq_schema.settings import Settings
 from alexq_schema.work import Crashed, Errored
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import running_gateway
+from tests.helpers.nursery import run_alexq
 from tests.helpers.photos import encode, hostile_images, photo_crops
 from tests.helpers.processes import WorkerProcess
 from tests.helpers.system import System
@@ -45,18 +47,7 @@ def database_url(sqlite_url: str) -> str:
 def alexq(settings: Settings) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command against this test's services."""
 
-    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "alexq", *arguments],
-            env=environment(settings),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    return run
+    return partial(run_alexq, settings)
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

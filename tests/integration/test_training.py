@@ -24,6 +24,7 @@ from alexq_worker.training.starts import find_start
 from alexq_worker.training.telling import Teller
 from alexq_worker.training.textures import LABELS, write_set
 from alexq_worker.training.train import train
+from tests.helpers.nursery import run_alexq
 from tests.helpers.processes import WorkerProcess
 
 pytestmark = pytest.mark.slow
@@ -42,22 +43,11 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
     return settings.model_copy(update={"models_dir": tmp_path / "models", "device": "cpu"})
 
 
-def alexq(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "alexq", *arguments],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 def test_own_labels_are_trained_activated_served_and_measured(
     settings: Settings, start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     write_set(tmp_path / "pictures", each=15)
-    trained = alexq(
+    trained = run_alexq(
         settings, "models", "train", str(tmp_path / "pictures"), "--as", "own/v1", "--epochs", "30"
     )
     assert trained.returncode == 0, trained.stderr
@@ -65,19 +55,19 @@ def test_own_labels_are_trained_activated_served_and_measured(
     training = ModelStore(settings.models_dir).find("own/v1").info.training
     assert training is not None
     assert training.held_out.images == 24
-    assert alexq(settings, "models", "activate", "own/v1").returncode == 0
+    assert run_alexq(settings, "models", "activate", "own/v1").returncode == 0
 
     start_worker()
     unseen = write_set(tmp_path / "unseen", each=4, first_seed=UNSEEN)
     truth = {str(path): label for path, label in unseen}
     with Producer(settings) as producer:
-        jobs = list(producer.submit(list(truth)).results(timeout_s=60))
+        jobs = list(producer.submit(list(truth)).results(timeout_s=300))
     right = sum(job.label == truth[job.source] for job in jobs)
     # What was held out says what to expect, within the luck of 32 pictures.
     assert right / len(jobs) >= min(0.8, training.held_out.top1 - 0.15)
 
     (tmp_path / "unseen" / "dots" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
-    measured = alexq(
+    measured = run_alexq(
         settings,
         *("models", "evaluate", "own/v1", str(tmp_path / "unseen"), "--out", str(tmp_path / "report")),
     )
@@ -92,9 +82,11 @@ def test_own_labels_are_trained_activated_served_and_measured(
     assert f"{right / 33:.3%} right" in measured.stdout
     assert len(report["measures"]["per_class"]) == len(LABELS)
 
-    other = alexq(settings, "models", "train", str(tmp_path / "pictures"), "--as", "own/v2", "--epochs", "1")
+    other = run_alexq(
+        settings, "models", "train", str(tmp_path / "pictures"), "--as", "own/v2", "--epochs", "1"
+    )
     assert other.returncode == 0, other.stderr
-    refused = alexq(settings, "models", "evaluate", "own/v2", str(tmp_path / "unseen"))
+    refused = run_alexq(settings, "models", "evaluate", "own/v2", str(tmp_path / "unseen"))
     assert refused.returncode == 1
     assert "a worker answered with own/v1, not own/v2" in refused.stderr
 
@@ -107,13 +99,13 @@ def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(
     def command(ref: str, *more: str) -> list[str]:
         return [
             *(sys.executable, "-m", "alexq", "models", "train", str(tmp_path / "pictures"), "--as", ref),
-            *("--epochs", "60", "--batch", "16", "--checkpoint-every", "0.1", *more),
+            *("--epochs", "30", "--batch", "16", "--checkpoint-every", "0.1", *more),
         ]
 
     env = environment(settings)
     assert subprocess.run(command("own/straight"), env=env, timeout=120, check=False).returncode == 0
     killed_at = []
-    for epoch in (8, 30):
+    for epoch in (6, 18):
         with subprocess.Popen(
             command("own/killed", "--resume"), env=env, stderr=subprocess.PIPE, text=True
         ) as process:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import select, update
 
 from alexq import doctor
-from alexq.stack.environment import environment
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.deliveries import WebhookDelivery
 from alexq_schema.db.session import Database
 from alexq_schema.db.webhooks import Webhook
 from alexq_schema.settings import Settings
+from tests.helpers.nursery import run_alexq
 from tests.helpers.system import System
 from tests.helpers.webhooks import deliveries_of, finish_one, register
 
@@ -38,18 +36,11 @@ class Run:
     """Runs ``alexq webhooks …``."""
 
     def __init__(self, settings: Settings) -> None:
-        self._env = environment(settings)
+        self._settings = settings
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """Return what it says on stdout, or, where it fails, on stderr."""
-        done = subprocess.run(
-            [sys.executable, "-m", "alexq", "webhooks", *arguments],
-            env=self._env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_alexq(self._settings, "webhooks", *arguments)
         assert done.returncode == code, done.stderr
         return done.stderr if code else done.stdout
 

@@ -17,13 +17,13 @@ import numpy as np
 from alexq_schema.models import ModelStore
 from alexq_worker.inference.engine import Engine
 version = ModelStore(Path(sys.argv[1])).find(sys.argv[2])
-engine = Engine.load(version, device="cpu", precision="bf16", max_batch=32)
+engine = Engine.load(version, device="cpu", precision="fp32", max_batch=16)
 engine.warm_up()
 images = engine.new_batch()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
+for _ in range(2):
     engine.classify(images)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 4 / len(images))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 2 / len(images))
 """
 
 

@@ -32,7 +32,7 @@ from alexq_schema.images import open_image_store
 from alexq_schema.names import Lane, lanes_of, queue_name
 from alexq_schema.repeating import Repeating
 from alexq_schema.settings import Settings
-from alexq_worker import tasks
+from alexq_worker import store_check, tasks
 from alexq_worker.canary import Trial
 from alexq_worker.celery_app import celery_app
 from alexq_worker.door import Door
@@ -75,7 +75,8 @@ class Process:
         """Load and warm up the model, and prepare everything else; nothing is consumed yet.
 
         Raises:
-            DatabaseUnavailableError, MigrationError, ModelError, DeviceError, SettingsError: says what to do.
+            DatabaseUnavailableError, MigrationError, ImageStoreError, ModelError, DeviceError, SettingsError:
+                says what to do.
         """
         self.settings = settings
         metrics = Metrics()
@@ -83,6 +84,8 @@ class Process:
         migrations.require_usable(settings.database_url)
         own_health_file = health_file.writable(settings.health_file)
         _require_let_in(settings)
+        images = open_image_store(settings.images_url)
+        store_check.require_usable(images, settings.images_url)
         self.database = Database(settings.database_url)
         loader = Loader(settings, self.database)
         self.serving = loader.load(settings.model)
@@ -94,7 +97,6 @@ class Process:
             socket_connect_timeout=settings.publish_timeout_s,
             socket_timeout=settings.publish_timeout_s,
         )
-        images = open_image_store(settings.images_url)
         isolation = IsolatedEngine(Setup.of(settings), timeout_s=settings.isolation_timeout_s)
         self.notifier = Notifier(client)
         traces = Traces(self.worker_id, self.serving.engine.device_name, settings.queue)

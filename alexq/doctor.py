@@ -250,20 +250,30 @@ def check_model(settings: Settings) -> Check:
 
 def check_workers(settings: Settings) -> Check:
     """Someone does the work, where there is some."""
-    from alexq_schema.db import delivery_log, queries, workers
+    from alexq_schema.db import backlog, delivery_log, workers
     from alexq_schema.db.session import Database
-    from alexq_schema.job import JobState
 
     with closing(Database(settings.database_url)) as database, database.read() as connection:
         alive = workers.alive(connection, settings.silent_after_s)
-        waiting = queries.counts(connection).get(JobState.QUEUED, 0)
+        lanes = backlog.waiting(connection)
         untold = delivery_log.overdue(connection, for_s=WEBHOOKS_OVERDUE_S)
-    found = f"{len(alive)} alive, {waiting} jobs wait"
+    unserved = backlog.unserved(lanes, {worker.queue for worker in alive})
+    found = f"{len(alive)} alive, {sum(lane.jobs for lane in lanes.values())} jobs wait"
+    if alive or set(unserved) - {""}:
+        found += "".join(f", {jobs} of them {_nobody(queue)}" for queue, jobs in unserved.items())
     if untold:
         found += f", {untold} webhook deliveries that nobody looks at"
         return Check("workers", ok=False, found=found, fix="alexq webhooks worker, or alexq up")
-    ok = bool(alive) or not waiting
-    return Check("workers", ok, found, "" if ok else "alexq worker, or alexq up")
+    starts = [f"alexq worker --queue {queue}" if queue else "alexq worker, or alexq up" for queue in unserved]
+    return Check("workers", not unserved, found, "; ".join(starts))
+
+
+def _nobody(queue: str) -> str:
+    return (
+        f"in the queue {queue}, which no worker serves"
+        if queue
+        else "in the default queue, which none serves"
+    )
 
 
 def check_image_store(settings: Settings) -> Check:

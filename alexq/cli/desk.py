@@ -10,7 +10,7 @@ from uuid import UUID
 
 import stamina
 
-from alexq_schema.errors import JobNotFoundError, JobStateError
+from alexq_schema.errors import JobNotFoundError, JobStateError, UsageError
 from alexq_schema.job import Job, JobState
 from alexq_schema.options import OptionFields
 
@@ -39,7 +39,12 @@ class Desk(Protocol):
     """Takes images in and knows jobs; methods and errors are those of Producer and Client."""
 
     def submit(
-        self, images: Iterable[Any], deadline_s: float | None, model: str | None, options: OptionFields
+        self,
+        images: Iterable[Any],
+        deadline_s: float | None,
+        queue: str,
+        model: str | None,
+        options: OptionFields,
     ) -> tuple[Handed, Sequence[Job]]:
         """Hand in images; return what was accepted, and what was refused in the shape of jobs."""
 
@@ -65,8 +70,8 @@ class Desk(Protocol):
     ) -> Sequence[UUID]:
         """Queue dead jobs again; return them."""
 
-    def workers_alive(self) -> int:
-        """Return how many workers show progress now."""
+    def workers_alive(self, queue: str | None) -> int:
+        """Return how many workers, or workers of one queue where that can be told, show progress now."""
 
 
 class Local:
@@ -76,10 +81,15 @@ class Local:
         self._producer = producer
 
     def submit(
-        self, images: Iterable[Any], deadline_s: float | None, model: str | None, options: OptionFields
+        self,
+        images: Iterable[Any],
+        deadline_s: float | None,
+        queue: str,
+        model: str | None,
+        options: OptionFields,
     ) -> tuple[Handed, Sequence[Job]]:
         submission = self._producer.submit(
-            images, rejected="skip", deadline_s=deadline_s, model=model, **options
+            images, rejected="skip", deadline_s=deadline_s, queue=queue, model=model, **options
         )
         return submission, [rejection.as_job() for rejection in submission.rejected]
 
@@ -108,8 +118,8 @@ class Local:
     ) -> Sequence[UUID]:
         return self._producer.redrive(job_ids, error_code=error_code, submission_id=submission_id)
 
-    def workers_alive(self) -> int:
-        return self._producer.workers_alive()
+    def workers_alive(self, queue: str | None) -> int:
+        return self._producer.workers_alive(queue)
 
     def __enter__(self) -> Self:
         return self
@@ -128,8 +138,18 @@ class Remote:
         stamina.instrumentation.set_on_retry_hooks([_tell_of_retry])
 
     def submit(
-        self, images: Iterable[Any], deadline_s: float | None, model: str | None, options: OptionFields
+        self,
+        images: Iterable[Any],
+        deadline_s: float | None,
+        queue: str,
+        model: str | None,
+        options: OptionFields,
     ) -> tuple[Handed, Sequence[Job]]:
+        if queue:
+            raise UsageError(
+                f"--queue {queue}: over HTTP the API key leads to its queue "
+                "(alexq keys create TENANT --queue NAME)"
+            )
         submission = self._client.submit(
             images, rejected="skip", deadline_s=deadline_s, model=model, **options
         )
@@ -171,7 +191,7 @@ class Remote:
         ]
         return [job_id for job_id in wanted if _changes(self._client.redrive, job_id)]
 
-    def workers_alive(self) -> int:
+    def workers_alive(self, queue: str | None) -> int:
         return sum(model.workers for model in self._client.models())
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ import typer
 
 from alexq.cli.options import DataDir, Json, given
 from alexq_schema.keys import Scope
+from alexq_schema.names import DEFAULT_QUEUE
 
 DEFAULT_SCOPES = [Scope.SUBMIT, Scope.READ]
 
@@ -51,6 +52,14 @@ def create(
         list[Scope] | None,
         typer.Option(help="submit, read or admin (which allows all); by default submit and read."),
     ] = None,
+    queue: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Where its jobs go (alexq worker --queue); by default the queue without a name.",
+            show_default=False,
+        ),
+    ] = DEFAULT_QUEUE,
     as_given: Annotated[
         bool, typer.Option("--given", help="Take the key in ALEXQ_API_KEY; once, however often this is run.")
     ] = False,
@@ -61,13 +70,14 @@ def create(
     import json
 
     from alexq.cli.database import opened
-    from alexq_schema import keys
+    from alexq_schema import keys, queues
     from alexq_schema.db import api_keys
     from alexq_schema.errors import UsageError
     from alexq_schema.settings import Settings
 
     if not keys.is_tenant(tenant):
         raise UsageError(f"tenant {tenant!r}: give 1 to 64 of letters, digits, . _ -")
+    queues.require(queue)
     if len(name) > 255:
         raise UsageError(f"--name of {len(name)} characters: give 255 at most")
     key = Settings.load().api_key if as_given else keys.new_key()
@@ -81,7 +91,7 @@ def create(
             typer.echo(f"key {known.id} of tenant {known.tenant} is there already", err=True)
             return
         key_id = api_keys.add(
-            connection, tenant=tenant, name=name, scopes=scope or DEFAULT_SCOPES, sha256=sha256
+            connection, tenant=tenant, name=name, scopes=scope or DEFAULT_SCOPES, sha256=sha256, queue=queue
         )
     if as_given:
         typer.echo(f"key {key_id} of tenant {tenant} is stored", err=True)
@@ -110,13 +120,15 @@ def list_keys(as_json: Json = False, data_dir: DataDir = None) -> None:
                 "tenant": key.tenant,
                 "name": key.name,
                 "scopes": scopes,
+                "queue": key.queue,
                 "created_at": key.created_at.isoformat(),
                 "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
             }
             typer.echo(json.dumps(row))
         else:
             state = "revoked" if key.revoked_at else ",".join(scopes)
-            typer.echo(f"{key.id}  {key.tenant}  {state}  {printable(key.name)}")
+            queue = f"  queue {key.queue}" if key.queue else ""
+            typer.echo(f"{key.id}  {key.tenant}  {state}{queue}  {printable(key.name)}")
 
 
 def revoke(

@@ -13,6 +13,7 @@ import typer
 
 from alexq.cli.options import DataDir, Json, Server, given
 from alexq_schema.job import TOP_K, Job, JobState
+from alexq_schema.names import DEFAULT_QUEUE
 from alexq_schema.options import MAX_TOP_K, OptionFields
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ def submit(
             metavar="NAME/VERSION", help="The model version that does them; by default whichever is active."
         ),
     ] = None,
+    queue: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Whose workers do them (alexq worker --queue); by default the queue without a name.",
+            show_default=False,
+        ),
+    ] = DEFAULT_QUEUE,
     crops: Annotated[
         int, typer.Option(help="10: average ten crops of each image; ten times the work.", show_default=False)
     ] = 1,
@@ -95,11 +104,11 @@ def submit(
     with _desk(server, data_dir) as desk, Output(as_json=as_json, top_k=top_k) as output:
         output.begin("reading", None)
         images = _ticking(expand(paths, _names_from_stdin()), output)
-        submission, rejected = desk.submit(images, deadline, model, options)
+        submission, rejected = desk.submit(images, deadline, queue, model, options)
         for job in rejected:
             output.show(job)
         if submission.job_ids and wait:
-            _warn_of_no_worker(desk, output)
+            _warn_of_no_worker(desk, output, queue)
             _follow(submission, output)
         elif submission.job_ids:
             _list_accepted(desk, submission, output, as_json=as_json)
@@ -113,8 +122,15 @@ def _names_from_stdin() -> TextIO | None:
     return sys.stdin
 
 
-def _warn_of_no_worker(desk: Desk, output: Output) -> None:
-    if not desk.workers_alive():
+def _warn_of_no_worker(desk: Desk, output: Output, queue: str | None = None) -> None:
+    if desk.workers_alive(queue):
+        return
+    if queue:
+        output.say(
+            f"no worker of the queue {queue} is alive: the jobs wait until one starts "
+            f"(alexq worker --queue {queue})"
+        )
+    else:
         output.say("no worker is alive: the jobs wait until one starts (alexq worker, or alexq up)")
 
 

@@ -37,6 +37,13 @@ MaxBatch = Annotated[
     int | None,
     typer.Option(help="Images in one forward pass, at most [ALEXQ_MAX_BATCH].", show_default=False),
 ]
+Queue = Annotated[
+    str | None,
+    typer.Option(
+        help="Take jobs of this queue only; by default those of the one without a name [ALEXQ_QUEUE].",
+        show_default=False,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(help="NAME/VERSION instead of the active model [ALEXQ_MODEL].", show_default=False),

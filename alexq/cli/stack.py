@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from alexq.cli.options import DataDir, Device, MaxBatch, Model, Precision, given
+from alexq.cli.options import DataDir, Device, MaxBatch, Model, Precision, Queue, given
 
 
 def register(app: typer.Typer) -> None:
@@ -72,6 +72,7 @@ def worker(
     precision: Precision = None,
     max_batch: MaxBatch = None,
     model: Model = None,
+    queue: Queue = None,
     all_devices: Annotated[
         bool, typer.Option("--all-devices", help="One worker for each CUDA device of this host.")
     ] = False,
@@ -89,7 +90,9 @@ def worker(
     if all_devices and device is not None:
         raise typer.BadParameter("--all-devices and --device exclude each other")
     require_worker()
-    overrides = given(data_dir=data_dir, device=device, precision=precision, max_batch=max_batch, model=model)
+    overrides = given(
+        data_dir=data_dir, device=device, precision=precision, max_batch=max_batch, model=model, queue=queue
+    )
     if not all_devices and processes == 1:
         become_connected("alexq_worker", overrides)
     from alexq.stack import workers

@@ -23,6 +23,7 @@ from alexq_schema.names import (
     TASK_CLASSIFY_IMAGE,
     TASK_CLASSIFY_JOBS,
     Lane,
+    queue_name,
 )
 from benchmarks.images import jpegs
 from benchmarks.scale.services import Services
@@ -87,7 +88,7 @@ class Load:
 
     def waiting_messages(self) -> int:
         """Return how many messages wait in the broker."""
-        return sum(int(self._redis.llen(lane.queue)) for lane in Lane)
+        return sum(int(self._redis.llen(queue_name(lane))) for lane in Lane)
 
     def answers(self) -> int:
         """Return how many answers Celery's result backend holds."""

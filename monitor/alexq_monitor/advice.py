@@ -36,8 +36,10 @@ class Situation:
     """Why nothing is known of jobs and workers."""
     broker_error: str | None = None
     waiting: int = 0
+    unserved: tuple[tuple[str, int], ...] = ()
+    """Queues that no worker alive serves, and how many jobs wait there."""
     oldest_s: float = 0.0
-    """Age of the job that waits longest."""
+    """Age of the job that waits longest in the other queues."""
     running: int = 0
     in_per_s: float = 0.0
     out_per_s: float = 0.0
@@ -130,7 +132,12 @@ def _workers(now: Situation) -> Iterator[Advice]:
             "Start one with `alexq worker --device auto`, with the same ALEXQ_DATABASE_URL and "
             "ALEXQ_BROKER_URL as here.",
         )
-    elif now.is_quiet:
+    for queue, jobs_there in now.unserved[:3]:
+        if queue or now.workers:
+            yield _unserved(queue, jobs_there)
+    if len(now.unserved) > 3:
+        yield Advice(Severity.BAD, f"{len(now.unserved) - 3} more queues have jobs and no worker.")
+    if now.workers and now.is_quiet:
         yield Advice(
             Severity.WARNING,
             f"No worker has shown itself for {duration(now.last_seen_s)}.",
@@ -160,18 +167,35 @@ def _workers(now: Situation) -> Iterator[Advice]:
         )
 
 
+def _unserved(queue: str, waiting: int) -> Advice:
+    jobs, waits = plural(waiting, "job"), "waits" if waiting == 1 else "wait"
+    if not queue:
+        return Advice(
+            Severity.BAD,
+            f"{jobs} {waits} in the default queue, and every worker serves another.",
+            "Start one for it: `alexq worker`, without --queue and ALEXQ_QUEUE.",
+        )
+    return Advice(
+        Severity.BAD,
+        f"{jobs} {waits} in the queue {queue}, which no worker serves.",
+        f"Start one with `alexq worker --queue {queue}`, with the same ALEXQ_DATABASE_URL and "
+        "ALEXQ_BROKER_URL as here.",
+    )
+
+
 def _queue(now: Situation) -> Iterator[Advice]:
-    if not now.workers or not now.waiting:
+    waiting = now.waiting - sum(jobs for _, jobs in now.unserved)
+    if not now.workers or not waiting:
         return
-    jobs = plural(now.waiting, "job")
+    jobs = plural(waiting, "job")
     if now.out_per_s == 0 and now.oldest_s > STUCK_S:
         yield Advice(
             Severity.BAD,
-            f"{jobs} {'waits' if now.waiting == 1 else 'wait'}, the oldest for {duration(now.oldest_s)}, and "
+            f"{jobs} {'waits' if waiting == 1 else 'wait'}, the oldest for {duration(now.oldest_s)}, and "
             f"nothing was done in the last minute although {plural(now.workers, 'worker')} reported.",
             "Run `alexq doctor`, and look at the workers' logs.",
         )
-    elif now.waiting > FEW and now.in_per_s > now.out_per_s * GROWTH:
+    elif waiting > FEW and now.in_per_s > now.out_per_s * GROWTH:
         missing = now.wanted_workers - now.workers
         yield Advice(
             Severity.WARNING,

@@ -7,6 +7,7 @@ ask. A source that does not answer is told as down, and what it knows is left ou
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,11 +19,12 @@ from prometheus_client.registry import Collector
 from alexq_monitor.dashboard import Dashboard
 from alexq_monitor.look import prefixed
 from alexq_monitor.overview import Live
+from alexq_monitor.queues import QueueState, summed, told_apart
 from alexq_monitor.sources import or_error
 from alexq_schema.db.dashboard import WorkerState
 from alexq_schema.errors import AlexqError
 from alexq_schema.job import JobState
-from alexq_schema.names import Lane
+from alexq_schema.names import Lane, QueueLane
 
 
 class System(Collector):
@@ -32,7 +34,7 @@ class System(Collector):
         self._is_alive = is_alive
         self.live: Live | AlexqError | None = None
         """What the database told, or why it did not; None: it was not asked yet."""
-        self.messages: dict[Lane, int] | AlexqError | None = None
+        self.messages: dict[QueueLane, int] | AlexqError | None = None
         """How many messages the broker had."""
         self.ended: Mapping[JobState, int] = {}
         """How many jobs ended in each state in the last hour."""
@@ -50,42 +52,72 @@ class System(Collector):
         up.add_metric(["broker"], float(isinstance(self.messages, dict)))
         yield up
         if isinstance(self.messages, dict):
-            yield _by_lane("alexq_queue_messages", "Messages in the broker's queue.", self.messages)
+            messages = GaugeMetricFamily(
+                "alexq_queue_messages", "Messages in the broker's queue.", labels=["queue", "lane"]
+            )
+            for lane, number in self.messages.items():
+                messages.add_metric([lane.queue, lane.lane.value], number)
+            yield messages
         if isinstance(self.live, Live):
             yield from self._told(self.live)
 
     def _told(self, live: Live) -> Iterable[GaugeMetricFamily]:
-        jobs = GaugeMetricFamily("alexq_queue_jobs", "Queued jobs.", labels=["lane", "state"])
-        for lane, waiting in live.lanes.items():
-            jobs.add_metric([lane.value, "due"], waiting.jobs - waiting.resting)
-            jobs.add_metric([lane.value, "resting"], waiting.resting)
-        yield jobs
-        yield _by_lane(
-            "alexq_queue_oldest_seconds",
-            "Since the message of the longest waiting job went out.",
-            {lane: waiting.oldest_s or 0.0 for lane, waiting in live.lanes.items()},
+        yield from _waiting(live.queues)
+        yield _by_queue(
+            "alexq_running_jobs",
+            "Jobs that a worker holds.",
+            live.queues,
+            {name: state.held.jobs for name, state in live.queues.items()},
         )
-        yield GaugeMetricFamily("alexq_running_jobs", "Jobs that a worker holds.", value=live.running)
         yield GaugeMetricFamily("alexq_dead_jobs", "Dead jobs: they wait for somebody.", value=live.dead.jobs)
         ended = GaugeMetricFamily("alexq_ended_jobs", "Jobs that ended in the last hour.", labels=["state"])
         for state, number in self.ended.items():
             ended.add_metric([state.value], number)
         yield ended
-        workers = GaugeMetricFamily("alexq_workers", "Worker processes.", labels=["state"])
+        workers = GaugeMetricFamily("alexq_workers", "Worker processes.", labels=["queue", "state"])
         present = [worker for worker in live.workers if not worker.stopped and worker.unhealthy is None]
-        alive = sum(map(self._is_alive, present))
-        workers.add_metric(["alive"], alive)
-        workers.add_metric(["silent"], len(present) - alive)
+        alive = [worker for worker in present if self._is_alive(worker)]
+        for kind, some in (("alive", alive), ("silent", [one for one in present if one not in alive])):
+            counted = Counter(worker.queue for worker in some)
+            for name, processes in summed(counted, told_apart(live.queues)).items():
+                workers.add_metric([name, kind], processes)
         yield workers
-        yield GaugeMetricFamily(
-            "alexq_wanted_workers", "Workers that there should be.", value=live.wanted_workers
+        yield _by_queue(
+            "alexq_wanted_workers",
+            "Workers that there should be.",
+            live.queues,
+            {name: state.wanted_workers for name, state in live.queues.items()},
         )
 
 
-def _by_lane(name: str, documentation: str, values: Mapping[Lane, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, documentation, labels=["lane"])
-    for lane, value in values.items():
-        family.add_metric([lane.value], value)
+def _waiting(queues: Mapping[str, QueueState]) -> Iterable[GaugeMetricFamily]:
+    """Yield what waits, in each lane of the queues that are told apart, and of the others together."""
+    apart = told_apart(queues)
+    jobs = GaugeMetricFamily("alexq_queue_jobs", "Queued jobs.", labels=["queue", "lane", "state"])
+    oldest = GaugeMetricFamily(
+        "alexq_queue_oldest_seconds",
+        "Since the message of the longest waiting job went out.",
+        labels=["queue", "lane"],
+    )
+    for lane in Lane:
+        there = {name: state.lanes[lane] for name, state in queues.items()}
+        due = summed({name: one.jobs - one.resting for name, one in there.items()}, apart)
+        resting = summed({name: one.resting for name, one in there.items()}, apart)
+        for name in due:
+            jobs.add_metric([name, lane.value, "due"], due[name])
+            jobs.add_metric([name, lane.value, "resting"], resting[name])
+            some = [there[name]] if name in there else [there[one] for one in there.keys() - set(apart)]
+            oldest.add_metric([name, lane.value], max(one.oldest_s or 0.0 for one in some))
+    yield jobs
+    yield oldest
+
+
+def _by_queue(
+    name: str, documentation: str, queues: Mapping[str, QueueState], values: Mapping[str, float]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, documentation, labels=["queue"])
+    for queue, value in summed(values, told_apart(queues)).items():
+        family.add_metric([queue], value)
     return family
 
 

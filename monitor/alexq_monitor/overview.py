@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 from typing import Final
 
 from redis import Redis
 from sqlalchemy import Connection
 
-from alexq_monitor import charts
+from alexq_monitor import charts, queues
 from alexq_monitor.advice import Advice, Situation, advise, drain_s
 from alexq_monitor.charts import Chart
 from alexq_monitor.history import LATE, Counts, History, Piece, open_from, read_piece
-from alexq_monitor.scaling import Autoscaler, Load, Policy
+from alexq_monitor.queues import Fleet, QueueState
+from alexq_monitor.scaling import Policy
 from alexq_monitor.sources import Shared, Sources, or_error
-from alexq_monitor.words import duration
+from alexq_monitor.words import OTHERS, duration
 from alexq_schema.db import backlog, dashboard, minutes
-from alexq_schema.db.backlog import Waiting
 from alexq_schema.db.clock import now
 from alexq_schema.db.dashboard import Dead, WorkerState
 from alexq_schema.errors import AlexqError
 from alexq_schema.job import JobState
-from alexq_schema.names import Lane
+from alexq_schema.names import DEFAULT_QUEUE, Lane, QueueLane, lanes_of
 
 KEEP_S: Final = 1.0
 """How long one look serves all who ask."""
@@ -31,8 +33,6 @@ MISSED_BEATS: Final = 2.5
 """Heartbeats without any worker's sign after which that is said; fewer may be chance."""
 SEEN_WITHIN_S: Final = 3_600.0
 """Workers that were last seen longer ago are not shown."""
-MEASURED_S: Final = 5.0
-"""Jobs must have waited for so long for the work that was done meanwhile to show how fast workers are."""
 SPANS: Final = (("Last hour", 1, 60), ("Last day", 15, 96), ("Last week", 120, 84))
 """Name, minutes a point, points."""
 
@@ -43,21 +43,29 @@ class Live:
 
     at: datetime
     minute: int
-    lanes: dict[Lane, Waiting]
-    running: int
+    queues: dict[str, QueueState]
     workers: list[WorkerState]
     last_seen_s: float | None
     dead: Dead
     is_empty: bool
     tail: Piece
-    busy: int = 0
-    """Workers that hold jobs."""
-    busy_s: float = 0.0
-    """Time, up to now, in which there was always something to do."""
-    finished: int = 0
-    """What workers finished in it."""
-    wanted_workers: int = 0
-    """How many there should be."""
+
+    @property
+    def running(self) -> int:
+        """Jobs that workers hold."""
+        return sum(state.held.jobs for state in self.queues.values())
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """One lane of one queue; None is not known."""
+
+    queue: str
+    lane: Lane
+    jobs: int | None
+    """That wait."""
+    messages: int | None
+    """In Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +75,11 @@ class View:
     advice: list[Advice]
     database_error: str | None = None
     broker_error: str | None = None
-    messages: dict[Lane, int] = field(default_factory=dict)
-    """What waits in Redis."""
+    rows: list[QueueRow] = field(default_factory=list)
+    """What waits, by queue and lane."""
     at: datetime | None = None
-    lanes: dict[Lane, Waiting] = field(default_factory=dict)
+    lanes: dict[Lane, int] = field(default_factory=dict)
+    """Jobs that wait, of all queues."""
     waiting: int = 0
     running: int = 0
     oldest_s: float | None = None
@@ -98,9 +107,10 @@ class Overview:
         self._sources, self._history = sources, history
         self._silent_after_s = sources.settings.silent_after_s
         self._missed_after_s = MISSED_BEATS * sources.settings.heartbeat_s
-        self._autoscaler = Autoscaler(Policy.of(sources.settings))
+        self._fleet = Fleet(Policy.of(sources.settings))
+        self._known = [DEFAULT_QUEUE]
         self._live = Shared(self._look, KEEP_S)
-        self._messages = Shared(lambda: sources.broker(_messages), KEEP_S)
+        self._messages = Shared(lambda: sources.broker(partial(_messages, names=self._known)), KEEP_S)
 
     async def live(self) -> Live:
         """Return what the database says.
@@ -110,8 +120,8 @@ class Overview:
         """
         return await self._live.get()
 
-    async def messages(self) -> dict[Lane, int]:
-        """Return how many messages wait in Redis.
+    async def messages(self) -> dict[QueueLane, int]:
+        """Return how many messages wait in Redis, for the queues that the last look found and told apart.
 
         Raises:
             BrokerUnavailableError: it does not answer in time.
@@ -133,26 +143,36 @@ class Overview:
         known = messages if isinstance(messages, dict) else {}
         if isinstance(live, AlexqError):
             situation = Situation(database_error=str(live), broker_error=broker_error)
-            return View(advise(situation), str(live), broker_error, known)
+            return View(advise(situation), str(live), broker_error, _rows(None, known))
         return self._shown(live, broker_error, known)
 
-    def _shown(self, live: Live, broker_error: str | None, messages: dict[Lane, int]) -> View:
+    def _shown(self, live: Live, broker_error: str | None, messages: dict[QueueLane, int]) -> View:
         history, minute = self._history, live.minute
         recent = history.counts(minute - 1, minute + 1)
         recent_s = live.at.timestamp() - (minute - 1) * minutes.SECONDS
         hour = history.counts(minute - 59, minute + 1)
         alive = [worker for worker in live.workers if self.is_alive(worker)]
         gone = [worker for worker in live.workers if not self.is_alive(worker) and not worker.stopped]
-        waits = [lane.oldest_s for lane in live.lanes.values() if lane.oldest_s is not None]
+        lanes = queues.of_lanes(live.queues)
+        waits = [one.oldest_s for one in lanes.values() if one.oldest_s is not None]
+        served = {worker.queue for worker in alive}
+        unserved = backlog.unserved(lanes, served)
+        missing = (
+            max(0, state.wanted_workers - sum(worker.queue == name for worker in alive))
+            for name, state in live.queues.items()
+        )
         situation = Situation(
             broker_error=broker_error,
-            waiting=sum(lane.jobs for lane in live.lanes.values()),
-            oldest_s=max(waits, default=0.0),
+            waiting=sum(one.jobs for one in lanes.values()),
+            unserved=tuple(unserved.items()),
+            oldest_s=max(
+                (one.oldest_s or 0.0 for at, one in lanes.items() if at.queue in served), default=0.0
+            ),
             running=live.running,
             in_per_s=recent.came_in / recent_s,
             out_per_s=recent.ended / recent_s,
             workers=len(alive),
-            wanted_workers=live.wanted_workers,
+            wanted_workers=len(alive) + sum(missing),
             silent=tuple(
                 f"{worker.name} ({duration(worker.silent_s)} ago)"
                 for worker in gone
@@ -174,9 +194,9 @@ class Overview:
         return View(
             advice=advise(situation),
             broker_error=broker_error,
-            messages=messages,
+            rows=_rows(live, messages),
             at=live.at,
-            lanes=live.lanes,
+            lanes={lane: sum(one.jobs for at, one in lanes.items() if at.lane is lane) for lane in Lane},
             waiting=situation.waiting,
             running=live.running,
             oldest_s=max(waits, default=None),
@@ -199,45 +219,26 @@ class Overview:
     async def _look(self) -> Live:
         live = await self._sources.read(self._read)
         self._history.put(live.tail)
-        return replace(live, wanted_workers=self._autoscaler.decide(self._load(live), live.at.timestamp()))
-
-    def _load(self, live: Live) -> Load:
-        minute, history = live.minute, self._history
-        alive = [worker for worker in live.workers if self.is_alive(worker)]
-        ages = ((live.at - worker.started_at).total_seconds() for worker in alive)
-        worked_s = sum(min(live.busy_s, max(0.0, age)) for age in ages)
+        self._known = queues.told_apart(live.queues)
         # Of the last two minutes that are over, the quieter: a burst is seen as what waits.
-        steady = min(history.counts(one, one + 1).came_in for one in (minute - 2, minute - 1))
-        return Load(
-            waiting={lane: waiting.jobs - waiting.resting for lane, waiting in live.lanes.items()},
-            running=live.running,
-            in_per_s=steady / minutes.SECONDS,
-            rate=live.finished / worked_s if worked_s >= MEASURED_S else None,
-            alive=len(alive),
-            busy=live.busy,
-        )
+        steady = min(self._history.counts(one, one + 1).came_in for one in (live.minute - 2, live.minute - 1))
+        alive = [worker for worker in live.workers if self.is_alive(worker)]
+        return replace(live, queues=self._fleet.decide(live.queues, alive, steady, live.at))
 
     def _read(self, connection: Connection) -> Live:
         at = now(connection)
         minute = minutes.minute_at(at)
-        lanes, held = backlog.waiting(connection), backlog.running(connection)
-        oldest_s = max((lane.oldest_s or 0.0 for lane in lanes.values()), default=0.0)
-        busy_s = min(oldest_s, backlog.WINDOW_S)
-        since = at - timedelta(seconds=busy_s)
-        tail = read_piece(connection, open_from(self._history, minute), minute + 1, minute - LATE)
+        workers = dashboard.workers(connection, seen_within_s=SEEN_WITHIN_S)
+        served = {worker.queue for worker in workers if self.is_alive(worker)}
         return Live(
             at=at,
             minute=minute,
-            lanes=lanes,
-            running=held,
-            workers=dashboard.workers(connection, seen_within_s=SEEN_WITHIN_S),
+            queues=queues.read(connection, at, minute, served),
+            workers=workers,
             last_seen_s=dashboard.last_seen_s(connection),
             dead=dashboard.dead(connection),
             is_empty=minutes.oldest(connection) is None,
-            tail=tail,
-            busy=backlog.holders(connection) if held else 0,
-            busy_s=busy_s,
-            finished=backlog.worked_off(connection, since) if busy_s >= MEASURED_S else 0,
+            tail=read_piece(connection, open_from(self._history, minute), minute + 1, minute - LATE),
         )
 
 
@@ -251,8 +252,22 @@ def _untrained(alive: list[WorkerState]) -> tuple[str, ...]:
     return tuple(sorted(models))
 
 
-def _messages(redis: Redis) -> dict[Lane, int]:
-    with redis.pipeline(transaction=False) as pipe:
+def _rows(live: Live | None, messages: dict[QueueLane, int]) -> list[QueueRow]:
+    """Return a row for each lane of the queues that are told apart; the others' last, as one."""
+    if live is None:
+        return [QueueRow(at.queue, at.lane, None, count) for at, count in messages.items()]
+    apart = queues.told_apart(live.queues)
+    rows: list[QueueRow] = []
+    for name in [*apart, *([OTHERS] if len(live.queues) > len(apart) else [])]:
         for lane in Lane:
-            pipe.llen(lane.queue)
-        return dict(zip(Lane, pipe.execute(), strict=True))
+            jobs = queues.summed({one: state.lanes[lane].jobs for one, state in live.queues.items()}, apart)
+            rows.append(QueueRow(name, lane, int(jobs[name]), messages.get(QueueLane(name, lane))))
+    return rows
+
+
+def _messages(redis: Redis, names: Sequence[str]) -> dict[QueueLane, int]:
+    lanes = [lane for name in names for lane in lanes_of(name)]
+    with redis.pipeline(transaction=False) as pipe:
+        for lane in lanes:
+            pipe.llen(lane.name)
+        return dict(zip(lanes, pipe.execute(), strict=True))

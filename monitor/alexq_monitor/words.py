@@ -11,6 +11,9 @@ from alexq_schema.db.workers import MemoryUse
 
 MISSING = "–"
 
+OTHERS = "_others"
+"""Stands for queues that are not told apart; none is called so."""
+
 
 def count(number: float | None) -> str:
     """Return a whole number with its thousands apart."""
@@ -57,6 +60,11 @@ def percent(share: float | None) -> str:
 def memory(use: MemoryUse | None) -> str:
     """Return how full a memory is: ``1.2 of 23.6 GB``."""
     return MISSING if use is None else f"{use.used_bytes / 1e9:.1f} of {use.total_bytes / 1e9:.1f} GB"
+
+
+def queue(name: str) -> str:
+    """Return what a queue is called."""
+    return "others" if name == OTHERS else name or "(default)"
 
 
 def clock(time: datetime | None) -> str:

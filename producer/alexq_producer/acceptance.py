@@ -22,7 +22,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.errors import DatabaseUnavailableError
 from alexq_schema.images import ImageStore, Staging
 from alexq_schema.messages import Unpublished
-from alexq_schema.names import TASK_CLASSIFY_JOBS
+from alexq_schema.names import TASK_CLASSIFY_JOBS, queue_name
 
 MAX_UNSENT = 50_000
 """Jobs whose messages wait to go out, where they go out later; those of more are left to the sweeper."""
@@ -68,13 +68,14 @@ class Acceptance:
             ImageStoreError, DatabaseUnavailableError: nothing was accepted.
         """
         staging.prepare()  # an upload of its own, where there is one, holds nobody else up
+        queue = queue_name(submission.lane, submission.queue)
         told: tracing.Attributes = {
             **tracing.SEND,
-            "messaging.destination.name": submission.lane.queue,
+            "messaging.destination.name": queue,
             "messaging.batch.message_count": len(submission.jobs),
             "alexq.submission.id": str(submission.submission_id),
         }
-        with tracing.span(f"publish {submission.lane.queue}", "producer", told):
+        with tracing.span(f"publish {queue}", "producer", told):
             if traceparent := tracing.traceparent():
                 submission = replace(submission, traceparent=traceparent)
             return self._accept_together(_Request(submission, staging, claim))
@@ -101,7 +102,9 @@ class Acceptance:
 
     def _publish(self, submissions: Sequence[NewSubmission]) -> None:
         jobs = [
-            Unpublished(job.job_id, submission.submission_id, TASK_CLASSIFY_JOBS, submission.lane)
+            Unpublished(
+                job.job_id, submission.submission_id, TASK_CLASSIFY_JOBS, submission.lane, submission.queue
+            )
             for submission in submissions
             for job in submission.jobs
         ]

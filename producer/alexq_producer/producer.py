@@ -17,7 +17,7 @@ from alexq_producer.acceptance import Acceptance
 from alexq_producer.announcements import Announcements
 from alexq_producer.sources import Image
 from alexq_producer.submission import Reader, Rejection, Submission
-from alexq_schema import tracing
+from alexq_schema import queues, tracing
 from alexq_schema.celery_settings import celery_config
 from alexq_schema.db import jobs, queries, workers
 from alexq_schema.db.accept import NewJob, NewSubmission
@@ -26,7 +26,7 @@ from alexq_schema.errors import ImageError, JobNotFoundError, UsageError
 from alexq_schema.ids import new_id, new_tag, tagged_id
 from alexq_schema.images import Staging, check_image, open_image_store
 from alexq_schema.job import Job, JobState
-from alexq_schema.names import Lane
+from alexq_schema.names import DEFAULT_QUEUE, Lane
 from alexq_schema.options import OptionFields, Options
 from alexq_schema.settings import Settings
 
@@ -72,6 +72,7 @@ class Producer:
         rejected: Literal["raise", "skip"] = "raise",
         deadline_s: float | None = None,
         lane: Lane | None = None,
+        queue: str = DEFAULT_QUEUE,
         model: str | None = None,
         **options: Unpack[OptionFields],
     ) -> Submission:
@@ -87,6 +88,7 @@ class Producer:
                 for ever.
             lane: ``interactive`` jobs go before all ``bulk`` ones; by default one image is interactive
                 and many are bulk.
+            queue: whose workers do them (``alexq worker --queue``); by default the queue without a name.
             model: ``name/version`` that they must be done with; by default whichever is active.
             options: ``crops``, ``top_k``, ``min_probability``, ``temperature``: see
                 :class:`alexq_schema.options.Options`.
@@ -94,8 +96,8 @@ class Producer:
         Raises:
             ImageError: an input was rejected; names it.
             PinnedModelError: there is no such model version.
-            UsageError: there was no image, the deadline is not within the next ten years, or an option
-                makes no sense.
+            UsageError: there was no image, the deadline is not within the next ten years, no queue may be
+                called so, or an option makes no sense.
             ImageStoreError, DatabaseUnavailableError: nothing was accepted; submit again.
         """
         if deadline_s is not None and not 0 < deadline_s <= MAX_DEADLINE_S:
@@ -103,14 +105,14 @@ class Producer:
                 f"deadline_s={deadline_s}: give the seconds from now, more than 0 and at most "
                 f"{MAX_DEADLINE_S:.0f} (ten years), or None to wait for ever"
             )
-        how = Options.of(options)
+        how, queue = Options.of(options), queues.require(queue)
         if model is not None:
             pins.require_known(model, self.settings, self._database)
         lane = lane or (Lane.INTERACTIVE if sources.is_one(images) else Lane.BULK)
         with tracing.span("submit"), self._images.staging() as staging:
             new_jobs, rejections = self._take_in(sources.each(images), staging, skip=rejected == "skip")
             submission = NewSubmission(
-                tagged_id(self._tag), new_jobs, lane, deadline_s, model=model, options=how
+                tagged_id(self._tag), new_jobs, lane, deadline_s, model=model, options=how, queue=queue
             )
             if new_jobs:
                 self._acceptance.accept(submission, staging)
@@ -151,13 +153,14 @@ class Producer:
         image: Image,
         timeout_s: float = 60.0,
         *,
+        queue: str = DEFAULT_QUEUE,
         model: str | None = None,
         **options: Unpack[OptionFields],
     ) -> Job:
         """Submit one image and return its finished job.
 
         Args:
-            model, options: as for :meth:`submit`.
+            queue, model, options: as for :meth:`submit`.
 
         Raises:
             WaitTimeoutError: it is unfinished after ``timeout_s`` seconds; it goes on.
@@ -165,12 +168,14 @@ class Producer:
         """
         if not sources.is_one(image):
             raise UsageError("classify takes one image; use submit for many")
-        how = Options.of(options)
+        how, queue = Options.of(options), queues.require(queue)
         if model is not None:
             pins.require_known(model, self.settings, self._database)
         with tracing.span("classify"), self._images.staging() as staging:
             new_jobs, _ = self._take_in(iter([image]), staging, skip=False)
-            new = NewSubmission(tagged_id(self._tag), new_jobs, Lane.INTERACTIVE, model=model, options=how)
+            new = NewSubmission(
+                tagged_id(self._tag), new_jobs, Lane.INTERACTIVE, model=model, options=how, queue=queue
+            )
             # Whoever listens before there is a job needs not ask whether it has ended already.
             with self._announcements.of(new.submission_id, [new_jobs[0].job_id]) as listener:
                 self._acceptance.accept(new, staging)
@@ -253,10 +258,11 @@ class Producer:
                 connection, job_ids, error_code=error_code, submission_id=submission_id, actor=actor
             )
 
-    def workers_alive(self) -> int:
-        """Return how many workers show progress now."""
+    def workers_alive(self, queue: str | None = None) -> int:
+        """Return how many workers, or workers of one queue, show progress now."""
         with self._database.read() as connection:
-            return len(workers.alive(connection, self.settings.silent_after_s))
+            alive = workers.alive(connection, self.settings.silent_after_s)
+        return sum(queue in (None, worker.queue) for worker in alive)
 
     def newest(
         self,

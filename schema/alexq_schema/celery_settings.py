@@ -12,13 +12,14 @@ from alexq_schema.broker import BrokerAddress
 from alexq_schema.ids import new_id
 from alexq_schema.messages import ClassifyImage, ClassifyJobs, Unpublished
 from alexq_schema.names import (
+    DEFAULT_QUEUE,
     HEADER_JOBS,
     IDS_PER_MESSAGE,
     QUEUE_CLASSIFY,
-    QUEUES,
     TASK_CLASSIFY_IMAGE,
     TASK_CLASSIFY_JOBS,
-    Lane,
+    QueueLane,
+    lanes_of,
 )
 from alexq_schema.settings import Settings
 
@@ -40,7 +41,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "result_serializer": "json",
         "task_default_queue": QUEUE_CLASSIFY,
-        "task_queues": {name: {} for name in QUEUES},
+        "task_queues": {at.name: {} for queue in (DEFAULT_QUEUE, settings.queue) for at in lanes_of(queue)},
         "task_create_missing_queues": False,
         "enable_utc": True,
     }
@@ -55,11 +56,13 @@ def publish(app: Any, jobs: Iterable[Unpublished]) -> None:
     Raises:
         kombu.exceptions.KombuError, OSError: the broker does not answer; any part may have gone out.
     """
-    alike: defaultdict[tuple[str, Lane], list[Unpublished]] = defaultdict(list)
+    alike: defaultdict[tuple[str, QueueLane], list[Unpublished]] = defaultdict(list)
     for job in jobs:
-        alike[job.task, job.lane].append(job)
+        alike[job.task, QueueLane(job.queue, job.lane)].append(job)
+    known = app.amqp.queues
     with app.producer_or_acquire() as producer, producer.batch():
-        for (task, lane), of_one_kind in alike.items():
+        for (task, at), of_one_kind in alike.items():
+            queue = known[at.name] if at.name in known else known.add(at.name)
             for task_id, kwargs, count, told in _messages(task, of_one_kind):
                 app.send_task(
                     task,
@@ -67,7 +70,7 @@ def publish(app: Any, jobs: Iterable[Unpublished]) -> None:
                     task_id=str(task_id),
                     kwargsrepr=told,
                     headers={HEADER_JOBS: count},
-                    queue=lane.queue,
+                    queue=queue,
                     producer=producer,
                     retry=False,
                     ignore_result=task == TASK_CLASSIFY_JOBS,

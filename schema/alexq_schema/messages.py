@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from alexq_schema.errors import MessageError
-from alexq_schema.names import IDS_PER_MESSAGE, Lane
+from alexq_schema.names import DEFAULT_QUEUE, IDS_PER_MESSAGE, Lane
 from alexq_schema.options import Options
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -58,6 +58,7 @@ class Unpublished(NamedTuple):
     submission_id: UUID | None
     task: str
     lane: Lane
+    queue: str = DEFAULT_QUEUE
 
 
 class ClassifyJobs(Message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 from alexq_schema.ids import tag_of
@@ -14,11 +14,11 @@ TASK_CLASSIFY_JOBS: Final = "alexq.classify_jobs"
 TASK_CLASSIFY_IMAGE: Final = "alexq.classify_image"
 """Celery task: classify the image in, or named by, this message. Its task id is the job id."""
 
-QUEUE_CLASSIFY: Final = "alexq.classify"
-"""Celery queue (a Redis list) of the interactive lane, and of Celery's own door."""
+DEFAULT_QUEUE: Final = ""
+"""The queue that has no name: of jobs that name none, and of Celery's own door."""
 
-QUEUE_BULK: Final = "alexq.classify.bulk"
-"""Celery queue of the bulk lane."""
+_MARK: Final = "@"
+"""Stands before the name of a queue; no such name holds it."""
 
 
 class Lane(StrEnum):
@@ -27,14 +27,46 @@ class Lane(StrEnum):
     INTERACTIVE = "interactive"
     BULK = "bulk"
 
+
+_LISTS: Final = {Lane.INTERACTIVE: "alexq.classify", Lane.BULK: "alexq.classify.bulk"}
+
+
+def queue_name(lane: Lane, queue: str = DEFAULT_QUEUE) -> str:
+    """Return the Celery queue (a Redis list) that carries the messages of a queue's lane.
+
+    ``alexq.classify`` and ``alexq.classify.bulk``, or, of the queue ``vip``, ``alexq.classify@vip`` and
+    ``alexq.classify.bulk@vip``.
+    """
+    return f"{_LISTS[lane]}{_MARK}{queue}" if queue else _LISTS[lane]
+
+
+def lane_of(name: str) -> Lane:
+    """Return the lane that a name of :func:`queue_name` is of."""
+    return Lane.BULK if name.partition(_MARK)[0] == _LISTS[Lane.BULK] else Lane.INTERACTIVE
+
+
+class QueueLane(NamedTuple):
+    """Where a job waits: one lane of one queue."""
+
+    queue: str
+    lane: Lane
+
     @property
-    def queue(self) -> str:
-        """The Celery queue that carries this lane's messages."""
-        return QUEUE_CLASSIFY if self is Lane.INTERACTIVE else QUEUE_BULK
+    def name(self) -> str:
+        """The Celery queue that carries its messages."""
+        return queue_name(self.lane, self.queue)
 
 
-QUEUES: Final = tuple(lane.queue for lane in Lane)
-"""Every queue that carries jobs, the first first."""
+def lanes_of(queue: str) -> list[QueueLane]:
+    """Return the lanes of a queue, the one that goes first first."""
+    return [QueueLane(queue, lane) for lane in Lane]
+
+
+QUEUE_CLASSIFY: Final = queue_name(Lane.INTERACTIVE)
+"""Celery queue of the default queue's interactive lane, and of Celery's own door."""
+
+QUEUES: Final = tuple(map(queue_name, Lane))
+"""Every Celery queue of the default queue, the first first."""
 
 TASK_DELIVER_WEBHOOK: Final = "alexq.deliver_webhook"
 """Celery task: make one attempt at a webhook delivery. Published by the processes that run it."""

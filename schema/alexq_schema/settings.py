@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from alexq_schema import secret_files
 from alexq_schema.errors import SettingsError, StackNotRunningError
 from alexq_schema.names import PrecisionChoice
+from alexq_schema.queues import QueueName
 
 
 def usable_cores() -> int:
@@ -63,6 +64,8 @@ class Settings(BaseSettings):
     models_dir: Path = Path()
     """Folder of model versions, ``<name>/<version>``; by default ``models`` in the data folder."""
 
+    queue: QueueName = ""
+    """Queue that a worker serves; by default the one without a name."""
     model: str = ""
     """Model version to serve, ``name/version``; by default the one that ``alexq models activate`` chose."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?|cuda:\d+,cuda:\d+|cpu,cpu)$")

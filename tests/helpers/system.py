@@ -67,15 +67,18 @@ class System:
         deadline_s: float | None = None,
         lane: Lane = Lane.BULK,
         notice: Notice | None = None,
+        queue: str = "",
     ) -> list[UUID]:
         new = [NewJob(new_id(), f"{number}.jpg", image, 3) for number in range(count)]
         with self.database.begin() as connection:
-            accept.add(connection, [NewSubmission(new_id(), new, lane, deadline_s, notice=notice)])
+            accept.add(
+                connection, [NewSubmission(new_id(), new, lane, deadline_s, notice=notice, queue=queue)]
+            )
         return [job.job_id for job in new]
 
-    def claim(self, job_ids: list[UUID], worker: UUID | None = None) -> list[Claim]:
+    def claim(self, job_ids: list[UUID], worker: UUID | None = None, queue: str = "") -> list[Claim]:
         with self.database.begin() as connection:
-            return jobs.claim(connection, job_ids, worker or self.worker)
+            return jobs.claim(connection, job_ids, worker or self.worker, queue)
 
     def commit(self, outcomes: list[Outcome], worker: UUID | None = None) -> int:
         made = [replace(o, model_id=self.model_id) if isinstance(o, Succeeded) else o for o in outcomes]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from alexq_schema.db import backlog
-from alexq_schema.db.backlog import Waiting
+from alexq_schema.db.backlog import Held, Waiting
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.session import Database
-from alexq_schema.names import Lane
+from alexq_schema.names import Lane, QueueLane
 from alexq_schema.work import Errored
-from tests.helpers.system import System
+from tests.helpers.system import System, success
 
 
 @pytest.fixture
@@ -18,14 +18,15 @@ def system(database: Database) -> System:
     return System(database)
 
 
-def waiting(system: System) -> dict[Lane, Waiting]:
+def waiting(system: System, queue: str = "") -> dict[Lane, Waiting]:
     with system.database.read() as connection:
-        return backlog.waiting(connection)
+        found = backlog.waiting(connection)
+    return {lane: one for (its_queue, lane), one in found.items() if its_queue == queue}
 
 
 def running(system: System) -> int:
     with system.database.read() as connection:
-        return backlog.running(connection)
+        return sum(held.jobs for held in backlog.running(connection).values())
 
 
 def test_nothing_waits_in_an_idle_system(system: System) -> None:
@@ -64,4 +65,21 @@ def test_workers_that_hold_jobs_are_counted_once(system: System) -> None:
         system.claim(system.queue(2), worker)
 
     with system.database.read() as connection:
-        assert backlog.holders(connection) == 2
+        assert backlog.running(connection) == {"": Held(6, 2)}
+
+
+def test_each_queue_is_counted_by_itself(system: System) -> None:
+    system.queue(3)
+    vip = system.queue(4, queue="vip")
+    system.change(vip[:1], published_at=db_now(-30.0))
+    done = system.claim(system.queue(2, queue="vip"), queue="vip")
+    system.commit([success(claim) for claim in done])
+    system.claim(vip[3:], queue="vip")
+
+    assert (waiting(system)[Lane.BULK].jobs, waiting(system, "vip")[Lane.BULK].jobs) == (3, 3)
+    with system.database.read() as connection:
+        assert backlog.running(connection) == {"vip": Held(1, 1)}
+        found = backlog.queues(connection)
+        assert backlog.unserved(backlog.waiting(connection), {""}) == {"vip": 3}
+    assert (found[QueueLane("vip", Lane.BULK)].finished, found[QueueLane("", Lane.BULK)].finished) == (2, 0)
+    assert QueueLane("vip", Lane.INTERACTIVE) not in found

@@ -16,7 +16,7 @@ from alexq_schema.db.clock import db_now, now
 from alexq_schema.db.session import Database
 from alexq_schema.ids import new_id
 from alexq_schema.job import JobState
-from alexq_schema.names import Lane
+from alexq_schema.names import Lane, QueueLane, lanes_of
 from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome
 from tests.helpers.system import MODEL, System, success
 
@@ -255,9 +255,11 @@ def test_only_rows_without_a_message_are_published_again(system: System) -> None
     assert take() == job_ids[:3]
     assert take() == job_ids[3:4]
     assert take() == []
-    assert take(emptied=list(Lane), lost_after_s=60) == []
-    assert take(emptied=[Lane.INTERACTIVE], lost_after_s=-1) == []  # the other lane's queue says nothing
-    taken = take(emptied=[Lane.BULK], lost_after_s=-1)
+    assert take(emptied=lanes_of(""), lost_after_s=60) == []
+    assert (
+        take(emptied=[QueueLane("", Lane.INTERACTIVE)], lost_after_s=-1) == []
+    )  # the other lane's queue says nothing
+    taken = take(emptied=[QueueLane("", Lane.BULK)], lost_after_s=-1)
     assert len(taken) == 3
     assert job_ids[4] in taken  # the oldest message first: the others were published again
 

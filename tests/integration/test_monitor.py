@@ -124,7 +124,7 @@ def metrics_of(settings: Settings, prefix: str = "") -> dict[str, float]:
         families = list(text_string_to_metric_families(response.read().decode()))
     assert {family.name for family in families} >= {"flower_events", "process_resident_memory_bytes"}
     return {
-        " ".join((sample.name, *sample.labels.values())): sample.value
+        " ".join((sample.name, *filter(None, sample.labels.values()))): sample.value
         for family in families
         for sample in family.samples
         if family.name.startswith("alexq_")

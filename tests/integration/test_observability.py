@@ -61,7 +61,7 @@ def scrape(port: int) -> str:
 
 def values_of(text: str) -> dict[str, float]:
     return {
-        " ".join((sample.name, *sample.labels.values())): sample.value
+        " ".join((sample.name, *filter(None, sample.labels.values()))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }

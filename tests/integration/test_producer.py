@@ -34,7 +34,7 @@ from alexq_schema.errors import (
 from alexq_schema.ids import new_id, tagged_id
 from alexq_schema.images import FileImageStore, Staging
 from alexq_schema.job import JobState, ModelRef
-from alexq_schema.names import QUEUES, Lane, finished_channel
+from alexq_schema.names import QUEUES, Lane, finished_channel, queue_name
 from alexq_schema.settings import Settings
 from alexq_schema.work import PredictionWriter, Succeeded
 from tests.helpers.eventually import eventually
@@ -387,7 +387,7 @@ def test_one_image_is_interactive_and_many_are_bulk_unless_the_caller_says_other
     producer: Producer, client: redis.Redis
 ) -> None:
     def lengths() -> list[int]:
-        return [client.llen(lane.queue) for lane in (Lane.INTERACTIVE, Lane.BULK)]  # type: ignore[misc]
+        return [client.llen(queue_name(lane)) for lane in (Lane.INTERACTIVE, Lane.BULK)]  # type: ignore[misc]
 
     producer.submit(jpeg(1))
     assert lengths() == [1, 0]

@@ -37,7 +37,7 @@ from alexq_schema.db.search import JobSearch
 from alexq_schema.db.session import Database
 from alexq_schema.ids import new_id
 from alexq_schema.job import JobState
-from alexq_schema.names import Lane
+from alexq_schema.names import Lane, QueueLane, lanes_of
 from alexq_schema.webhooks import Event
 from alexq_schema.work import Crashed, Errored, Failed
 from benchmarks.scale.load import insert_ended
@@ -45,10 +45,12 @@ from tests.helpers.system import System, success
 from tests.helpers.webhooks import finish_one, make_due, register
 
 OF_JOBS = re.compile(
+    r"WITH RECURSIVE waiting|"
     r"(UPDATE|DELETE FROM|SELECT .*\sFROM) (submissions JOIN (LATERAL \(SELECT )?)?"
     r"(jobs|webhook_deliveries)\b",
     re.DOTALL,
 )
+QUEUES = ("", "gold", "vip")
 BY_ID = {"jobs_pkey", "sqlite_autoindex_jobs_1"}
 
 
@@ -117,7 +119,7 @@ def read(system: System) -> None:
 def estimate(system: System) -> None:
     with system.database.read() as connection:
         found = backlog.queues(connection)
-    assert found[Lane.BULK].jobs >= 2_000
+    assert found[QueueLane("", Lane.BULK)].jobs >= 2_000
 
 
 def measure_usage(system: System) -> None:
@@ -183,7 +185,7 @@ def serve(system: System) -> None:
 
 def look(system: System) -> None:
     with system.database.read() as connection:
-        assert backlog.waiting(connection)[Lane.BULK].jobs >= 2_000
+        assert backlog.waiting(connection)[QueueLane("", Lane.BULK)].jobs >= 2_000
 
 
 def look_at_the_dead(system: System) -> None:
@@ -228,7 +230,7 @@ def search_for(**wanted: Any) -> Callable[[System], None]:
         (redrive, "ix_jobs_ended"),
         (list_ended, "ix_jobs_ended"),
         (list_label, "ix_jobs_labelled"),
-        (lambda system: system.take_unpublished(emptied=list(Lane)), "ix_jobs_unclaimed"),
+        (lambda system: system.take_unpublished(emptied=lanes_of("")), "ix_jobs_unclaimed"),
         (System.return_silent, "ix_jobs_running"),
         (expire, "ix_jobs_expiring"),
         (delete_old, "ix_jobs_finished"),
@@ -324,11 +326,15 @@ def test_a_tenants_list_reads_its_own_jobs_only(system: System, wanted: JobFilte
 
 def test_the_sweeper_reads_a_range_of_the_waiting_jobs(sqlite_url: str) -> None:
     database = Database(sqlite_url)
+    system = System(database)
+    for queue in QUEUES:
+        system.queue(2, queue=queue)
     with plans(database) as noted:
-        System(database).take_unpublished(emptied=list(Lane))
+        system.take_unpublished(emptied=[lane for queue in QUEUES for lane in lanes_of(queue)])
     database.close()
 
     ranges = [found for plan in noted for found in re.findall(r"ix_jobs_unclaimed \((.*)\)", plan)]
-    expected = ["lane=? AND published_at=? AND retry_at=?", "lane=? AND published_at=? AND retry_at<?"]
-    assert sorted(ranges) == sorted(len(Lane) * [*expected, "lane=? AND published_at<?"])
+    expected = ["published_at=? AND retry_at=?", "published_at=? AND retry_at<?", "published_at<?"]
+    taken = [f"queue=? AND lane=? AND {one}" for one in expected]
+    assert sorted(ranges) == sorted([*len(QUEUES) * len(Lane) * taken, "queue>?"])
     assert not any("TEMP B-TREE FOR ORDER BY" in plan for plan in noted if "ix_jobs_unclaimed" in plan)

@@ -34,7 +34,7 @@ from alexq_schema.errors import ImageCorruptError
 from alexq_schema.ids import new_id
 from alexq_schema.images import open_image_store
 from alexq_schema.messages import ClassifyJobs
-from alexq_schema.names import Lane
+from alexq_schema.names import Lane, queue_name
 from alexq_schema.outward import Outward
 from alexq_schema.settings import Settings
 from alexq_worker.lifecycle import Notifier
@@ -145,8 +145,8 @@ class InOneProcess:
             on_fatal=broken.append,
         )
         pipeline.start()
-        eventually(lambda: self._redis.llen(lane.queue), what="a message goes out")
-        while (message := self._redis.rpop(lane.queue)) is not None:
+        eventually(lambda: self._redis.llen(queue_name(lane)), what="a message goes out")
+        while (message := self._redis.rpop(queue_name(lane))) is not None:
             body = json.loads(base64.b64decode(json.loads(message)["body"]))
             pipeline.submit(ClassifyJobs.parse(body[1]).job_ids, lane).result(30)
         assert pipeline.stop(10)

@@ -46,13 +46,25 @@ def test_what_waits_and_what_workers_did_meanwhile_say_how_many_are_wanted(
 
     live = look(scale_drain_s=50.0)
 
-    assert (live.finished, live.busy) == (100, 0)
-    assert live.wanted_workers == 4
+    assert (live.queues[""].finished, live.queues[""].held.workers) == (100, 0)
+    assert live.queues[""].wanted_workers == 4
 
 
 def test_where_nothing_waits_nobody_is_taken_away_who_holds_a_job(look: Look, database: Database) -> None:
     system = System(database)
-    assert look().wanted_workers == 2, "a dashboard that has just started does not know what was needed"
+    assert look().queues[""].wanted_workers == 2, (
+        "a dashboard that has just started does not know what was needed"
+    )
     system.claim(system.queue(3))
     live = look()
-    assert (live.running, live.busy, live.wanted_workers) == (3, 1, 2)
+    assert (live.running, live.queues[""].held.workers, live.queues[""].wanted_workers) == (3, 1, 2)
+
+
+def test_each_queue_has_a_number_of_its_own(look: Look, database: Database) -> None:
+    system = System(database)
+    system.queue(900, queue="vip")
+    system.claim(system.queue(3, queue="gold"), queue="gold")
+
+    wanted = {name: state.wanted_workers for name, state in look(scale_rate=5.0).queues.items()}
+
+    assert wanted == {"": 2, "gold": 1, "vip": 3}, "the two that are alive serve the default queue"

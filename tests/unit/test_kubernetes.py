@@ -161,6 +161,7 @@ def test_pods_run_what_compose_runs() -> None:
         assert differing <= {
             "ALEXQ_SECRETS_DIR",
             "ALEXQ_PRECISION",
+            "ALEXQ_QUEUE",
             "ALEXQ_MONITOR_ADMIN",
             "PGDATA",
             "POSTGRES_PASSWORD_FILE",

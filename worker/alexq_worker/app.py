@@ -29,10 +29,10 @@ from alexq_schema.db.session import Database
 from alexq_schema.errors import AlexqError, SettingsError, UnavailableError
 from alexq_schema.ids import new_id
 from alexq_schema.images import open_image_store
-from alexq_schema.names import QUEUE_CLASSIFY, QUEUES
+from alexq_schema.names import Lane, lanes_of, queue_name
 from alexq_schema.repeating import Repeating
 from alexq_schema.settings import Settings
-from alexq_worker import tasks
+from alexq_worker import store_check, tasks
 from alexq_worker.canary import Trial
 from alexq_worker.celery_app import celery_app
 from alexq_worker.door import Door
@@ -75,7 +75,8 @@ class Process:
         """Load and warm up the model, and prepare everything else; nothing is consumed yet.
 
         Raises:
-            DatabaseUnavailableError, MigrationError, ModelError, DeviceError, SettingsError: says what to do.
+            DatabaseUnavailableError, MigrationError, ImageStoreError, ModelError, DeviceError, SettingsError:
+                says what to do.
         """
         self.settings = settings
         metrics = Metrics()
@@ -83,6 +84,8 @@ class Process:
         migrations.require_usable(settings.database_url)
         own_health_file = health_file.writable(settings.health_file)
         _require_let_in(settings)
+        images = open_image_store(settings.images_url)
+        store_check.require_usable(images, settings.images_url)
         self.database = Database(settings.database_url)
         loader = Loader(settings, self.database)
         self.serving = loader.load(settings.model)
@@ -94,17 +97,17 @@ class Process:
             socket_connect_timeout=settings.publish_timeout_s,
             socket_timeout=settings.publish_timeout_s,
         )
-        images = open_image_store(settings.images_url)
         isolation = IsolatedEngine(Setup.of(settings), timeout_s=settings.isolation_timeout_s)
         self.notifier = Notifier(client)
-        traces = Traces(self.worker_id, self.serving.engine.device_name)
+        traces = Traces(self.worker_id, self.serving.engine.device_name, settings.queue)
         self.trial = Trial(loader, images, self.database)
         reporting = Reporting(self.notifier, metrics, traces, self.trial)
-        intake = Intake()
+        intake = Intake(settings.queue)
         self.pipeline = Pipeline(
             table=SqlJobTable(
                 self.database,
                 worker_id=self.worker_id,
+                queue=settings.queue,
                 limits=Limits(settings.max_attempts, settings.max_crashes),
                 retry_pause_s=settings.retry_pause_s,
                 random=Random(),  # noqa: S311 - for jitter
@@ -147,7 +150,7 @@ class Process:
         )
         watch = Watch(
             self.pipeline,
-            lambda: sum(map(client.llen, QUEUES)),
+            lambda: sum(client.llen(lane.name) for lane in lanes_of(settings.queue)),
             settings.unhealthy_after_s,
             paused_s=max(PAUSED_S, 4 * settings.heartbeat_s),
         )
@@ -178,7 +181,7 @@ class Process:
         worker = self.app.Worker(
             hostname=f"alexq-{os.getpid()}@{host}",
             pool=Pool,
-            queues=[QUEUE_CLASSIFY],  # the intake consumes the others
+            queues=[queue_name(Lane.INTERACTIVE, self.settings.queue)],  # the intake consumes the other
             concurrency=self.messages,
             without_mingle=True,
             without_gossip=True,
@@ -226,6 +229,7 @@ class Process:
                 pid=os.getpid(),
                 device=self.serving.engine.device_name,
                 model_id=self.serving.model_id,
+                queue=self.settings.queue,
             )
         self.pipeline.start()
         self.door.start()
@@ -234,6 +238,8 @@ class Process:
             repeating.start()
         engine = self.serving.engine
         log.info("ready: %s, %s, on %s", self.serving.ref, engine.precision, engine.device_name)
+        if self.settings.queue:
+            log.info("it serves the queue %s only", self.settings.queue)
 
     def _switched(self, serving: Loaded) -> None:
         self.serving = serving

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from celery import bootsteps
 from kombu.common import ignore_errors
 
-from alexq_schema.names import Lane
+from alexq_schema.names import DEFAULT_QUEUE, Lane, queue_name
 
 REFILL_PARTS = 8
 """A full lane takes more when this part of it is free: a round trip for one message is dear."""
@@ -38,7 +38,8 @@ class Room(Protocol):
 class Intake:
     """Connects one pipeline and one Celery consumer; the consumer may reconnect."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: str = DEFAULT_QUEUE) -> None:
+        self._queue = queue
         self._hub: Any = None
 
     def wake(self) -> None:
@@ -66,7 +67,7 @@ class Intake:
                     qos.refill = max(1, room.capacity // REFILL_PARTS)
                 self._bulk = consumer.app.amqp.TaskConsumer(
                     channel,
-                    queues=[consumer.app.amqp.queues[Lane.BULK.queue]],
+                    queues=[consumer.app.amqp.queues[queue_name(Lane.BULK, intake._queue)]],
                     on_decode_error=consumer.on_decode_error,
                 )
                 self._bulk.on_message = consumer.create_task_handler()

@@ -18,7 +18,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.images import PARTS, ImageStore
 from alexq_schema.job import JobState
 from alexq_schema.messages import Unpublished
-from alexq_schema.names import KEY_QUEUE_EPOCH, Lane
+from alexq_schema.names import KEY_QUEUE_EPOCH, QueueLane, lanes_of
 from alexq_schema.settings import Settings
 from alexq_worker.lifecycle import Heartbeat, Notifier
 from alexq_worker.metrics import Metrics
@@ -160,7 +160,7 @@ class Sweeper:
     def _republish(self) -> None:
         # An empty queue with queued rows: their messages are lost, or in the hands of a worker that
         # will claim them within seconds (a second message then finds nothing to claim).
-        emptied = [lane for lane in Lane if self._redis.llen(lane.queue) == 0]
+        emptied = self._emptied()
         until = self._clock() + PUBLISH_FOR_S
         is_more_left = True
         while is_more_left and self._clock() < until:
@@ -169,6 +169,17 @@ class Sweeper:
             if missing:
                 self._publish(missing)
             is_more_left = len(missing) == SWEEP_LIMIT
+
+    def _emptied(self) -> list[QueueLane]:
+        """Return the lanes whose list in Redis is empty, of the queues in which something waits."""
+        with self._database.read() as connection:
+            waiting = publishing.waiting_queues(connection)
+        lanes = [lane for queue in waiting for lane in lanes_of(queue)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for lane in lanes:
+                pipe.llen(lane.name)
+            lengths = pipe.execute()
+        return [lane for lane, length in zip(lanes, lengths, strict=True) if length == 0]
 
     def _publish(self, missing: Sequence[Unpublished]) -> None:
         try:

@@ -11,7 +11,7 @@ from alexq_schema.db import jobs, queries
 from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
 from alexq_schema.job import Job, JobState
-from alexq_schema.names import TASK_CLASSIFY_IMAGE
+from alexq_schema.names import DEFAULT_QUEUE, TASK_CLASSIFY_IMAGE
 from alexq_schema.work import Claim, Outcome
 
 MAX_PAUSE_S = 600.0
@@ -35,20 +35,22 @@ class SqlJobTable:
         database: Database,
         *,
         worker_id: UUID,
+        queue: str = DEFAULT_QUEUE,
         limits: Limits,
         retry_pause_s: float,
         random: Random,
     ) -> None:
         self._database = database
         self._worker_id = worker_id
+        self._queue = queue
         self._limits = limits
         self._retry_pause_s = retry_pause_s
         self._random = random
 
     def claim(self, job_ids: Sequence[UUID]) -> list[Claim]:
-        """Take those that are queued: one UPDATE."""
+        """Take those that are queued in this worker's queue: one UPDATE."""
         with self._database.begin_repeatable() as connection:
-            return jobs.claim(connection, job_ids, self._worker_id)
+            return jobs.claim(connection, job_ids, self._worker_id, self._queue)
 
     def commit(self, outcomes: Sequence[Outcome]) -> Commit:
         """Write what became of claimed jobs, and read back those that someone waits for."""

@@ -17,7 +17,7 @@ from celery.exceptions import Ignore, Reject
 
 from alexq_schema.errors import MessageError, RejectedError
 from alexq_schema.messages import ClassifyImage, ClassifyJobs
-from alexq_schema.names import QUEUE_BULK, TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS, Lane
+from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS, lane_of
 from alexq_worker.door import Door
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pipeline.ticket import Summary
@@ -66,9 +66,9 @@ class ClassifyJobsTask(_OurTask):
 
     def begin(self, request: Mapping[str, Any]) -> Future[Summary]:
         """Hand the message's ids to the pipeline."""
-        is_bulk = request["delivery_info"]["routing_key"] == QUEUE_BULK
+        lane = lane_of(request["delivery_info"]["routing_key"])
         message = ClassifyJobs.parse(request["kwargs"])
-        return self._pipeline.submit(message.job_ids, Lane.BULK if is_bulk else Lane.INTERACTIVE)
+        return self._pipeline.submit(message.job_ids, lane)
 
     def run(self, **body: Any) -> dict[str, int]:
         """Say how many were still to be done, and how many have a result: what Flower shows."""

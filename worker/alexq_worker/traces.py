@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from alexq_schema import tracing
+from alexq_schema.names import DEFAULT_QUEUE, queue_name
 from alexq_schema.tracing import PROCESS
 from alexq_schema.work import Succeeded
 from alexq_worker.pipeline.commit import BatchReport, CommitReport, JobReport, code_of
@@ -35,15 +36,23 @@ class Recorded:
 class Traces:
     """Belongs to the committer's thread."""
 
-    def __init__(self, worker_id: UUID, device: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        worker_id: UUID,
+        device: str,
+        queue: str = DEFAULT_QUEUE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Prepare.
 
         Args:
             worker_id: whose batches they are.
             device: its name, for people.
+            queue: what it serves.
             clock: the pipeline's.
         """
         self._clock = clock
+        self._queue = queue
         self._of_worker: Mapping[str, str] = {
             **PROCESS,
             "alexq.worker.id": str(worker_id),
@@ -107,7 +116,7 @@ class Traces:
             "consumer",
             {
                 **self._of_worker,
-                "messaging.destination.name": job.lane.queue,
+                "messaging.destination.name": queue_name(job.lane, self._queue),
                 "messaging.message.id": str(claim.job_id),
                 "alexq.job.id": str(claim.job_id),
                 "alexq.submission.id": str(claim.submission_id or ""),

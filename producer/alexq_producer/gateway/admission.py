@@ -23,9 +23,9 @@ from alexq_producer.gateway.metrics import Metrics
 from alexq_producer.gateway.rate import Rate, parse_rate
 from alexq_producer.gateway.refreshed import Refreshed
 from alexq_schema.db import backlog
-from alexq_schema.db.backlog import Queue, Usage
+from alexq_schema.db.backlog import EMPTY, Queue, Usage
 from alexq_schema.errors import QueueFullError, QuotaExceededError, RequestTooLargeError, ThrottledError
-from alexq_schema.names import Lane
+from alexq_schema.names import QueueLane, lanes_of
 
 QUOTA_RETRY_S: Final = 5.0
 """``Retry-After`` of a tenant that has too much unfinished."""
@@ -39,14 +39,14 @@ class _Count:
     """The backlog as the database had it; parts that no limit asks for are empty."""
 
     tenants: Mapping[str | None, Usage] = field(default_factory=dict)
-    queues: Mapping[Lane, Queue] = field(default_factory=dict)
+    queues: Mapping[QueueLane, Queue] = field(default_factory=dict)
 
 
 class Grant:
     """The leave of one request to hand in images; used by one thread at a time."""
 
     def __init__(
-        self, admission: Admission, tenant: str | None, lane: Lane, is_repeated: Callable[[], bool]
+        self, admission: Admission, tenant: str | None, lane: QueueLane, is_repeated: Callable[[], bool]
     ) -> None:
         self._admission = admission
         self.tenant = tenant
@@ -58,7 +58,7 @@ class Grant:
         self.is_committed = False
         """Whether what was taken became jobs: set by who commits them."""
 
-    def move(self, lane: Lane) -> None:
+    def move(self, lane: QueueLane) -> None:
         """Ask for another lane, before anything is taken.
 
         Raises:
@@ -98,11 +98,11 @@ class Admission:
         self._lock = threading.Lock()  # over what follows: images are taken in by many threads
         self._count = _Count()
         self._by_tenant: Ledger[str | None] = Ledger()
-        self._by_lane: Ledger[Lane] = Ledger()
+        self._by_lane: Ledger[QueueLane] = Ledger()
 
     @asynccontextmanager
     async def admit(
-        self, tenant: str | None, lane: Lane, is_repeated: Callable[[], bool]
+        self, tenant: str | None, lane: QueueLane, is_repeated: Callable[[], bool]
     ) -> AsyncIterator[Grant]:
         """Let a request in; what it takes counts until the context ends, and then if it was committed.
 
@@ -133,7 +133,7 @@ class Admission:
         if self._rate is not None and grant.is_committed and grant.taken.jobs > 1:
             await self._core.call(self._rate.charge, tenant or "", grant.taken.jobs - 1)
 
-    def move(self, grant: Grant, lane: Lane) -> None:
+    def move(self, grant: Grant, lane: QueueLane) -> None:
         """Ask for another lane; see :meth:`Grant.move`."""
         grant.lane = lane
         with _unless_repeated(grant), self._lock:
@@ -160,7 +160,7 @@ class Admission:
                 self._by_lane.add(grant.lane, more)
         grant.taken = taken
 
-    async def _check(self, tenant: str | None, lane: Lane) -> None:
+    async def _check(self, tenant: str | None, lane: QueueLane) -> None:
         if self._counts:
             await self._refreshed.ensure()
             with self._lock:
@@ -175,17 +175,17 @@ class Admission:
                 self._by_tenant.close(grant.tenant, grant.taken, is_committed=grant.is_committed)
                 self._by_lane.close(grant.lane, grant.taken, is_committed=grant.is_committed)
         if grant.is_committed:
-            self._metrics.accepted(grant.lane, grant.taken.jobs)
+            self._metrics.accepted(grant.lane.lane, grant.taken.jobs)
 
-    def _check_queue(self, lane: Lane) -> None:
+    def _check_queue(self, lane: QueueLane) -> None:
         if not self._max_drain_s:
             return
-        lanes = list(Lane)
+        lanes = lanes_of(lane.queue)
         added = sum(self._by_lane.of(one).jobs for one in lanes[: lanes.index(lane) + 1])
-        takes_s = drain_s(self._count.queues[lane], added)
+        takes_s = drain_s(self._count.queues.get(lane, EMPTY), added)
         if takes_s > self._max_drain_s:
             raise QueueFullError(
-                f"what waits for the {lane} lane takes about {takes_s:,.0f} s, more than "
+                f"what waits for the {lane.lane} lane takes about {takes_s:,.0f} s, more than "
                 f"{self._max_drain_s:g} s (ALEXQ_MAX_DRAIN_S): send it again later",
                 min(takes_s - self._max_drain_s, MAX_RETRY_S),
             )

@@ -17,6 +17,7 @@ from alexq_schema.db.api_keys import KnownKey
 from alexq_schema.errors import ForbiddenError, SettingsError, UnauthenticatedError
 from alexq_schema.keys import Scope, hash_of, is_well_formed
 from alexq_schema.loopback import is_loopback
+from alexq_schema.names import DEFAULT_QUEUE
 
 TRUSTED_S: Final = 5.0
 """How long a key that was found valid is not looked up again: a revoked one ends within this time."""
@@ -40,6 +41,8 @@ class Caller:
     tenant: str | None
     """None: a gateway without keys, which shows everything to this machine."""
     scopes: frozenset[Scope]
+    queue: str = DEFAULT_QUEUE
+    """Where their jobs go: the key says, never the request."""
 
 
 EVERYONE_HERE: Final = Caller(None, frozenset(Scope))
@@ -89,7 +92,7 @@ class Gate:
                 self._known.pop(next(iter(self._known)))
             self._known[sha256] = known, time.monotonic() + TRUSTED_S
         assert known is not None
-        return Caller(known.tenant, known.scopes)
+        return Caller(known.tenant, known.scopes, known.queue)
 
     def _look_up(self, sha256: str) -> KnownKey | None:
         with self._core.database.read() as connection:

@@ -117,7 +117,15 @@ async def answer(request: Request, asked: Asked, name: str, version: str | None 
 async def _accept(request: Request, asked: Asked, model: str | None) -> tuple[InferRequest, Accepted]:
     """Let the request in as one image: how many there are is known when its JSON is."""
     _, intake, _ = shared(request)
-    wish = Wish(asked.caller.tenant, Lane.INTERACTIVE, None, skips_rejected=False, key=asked.key, model=model)
+    wish = Wish(
+        asked.caller.tenant,
+        Lane.INTERACTIVE,
+        None,
+        skips_rejected=False,
+        key=asked.key,
+        model=model,
+        queue=asked.caller.queue,
+    )
     async with intake.admit(wish) as grant:
         return await _take(request, asked, wish, grant)
 
@@ -134,7 +142,7 @@ async def _take(request: Request, asked: Asked, one: Wish, grant: Grant) -> tupl
         wish = replace(one, options=wanted.parameters.options())
         if wanted.count > 1:
             wish = replace(wish, lane=Lane.BULK)
-            grant.move(wish.lane)
+            grant.move(wish.at)
         images = wanted.images(stream, limit)
         return wanted, intake.take(images, wish, grant, max_images=settings.max_submission_images)
 

@@ -54,7 +54,7 @@ class Intake:
 
     def admit(self, wish: Wish) -> AbstractAsyncContextManager[Grant]:
         """Return a context in which the request may be taken; raises as :meth:`Admission.admit`."""
-        return self._admission.admit(wish.tenant, wish.lane, lambda: self._earlier(wish) is not None)
+        return self._admission.admit(wish.tenant, wish.at, lambda: self._earlier(wish) is not None)
 
     def take(self, entries: Iterable[Entry], wish: Wish, grant: Grant, *, max_images: int) -> Accepted:
         """Accept the images, all or, where the wish says so, those that are not refused.
@@ -105,6 +105,7 @@ class Intake:
                 notice=wish.notice,
                 model=wish.model,
                 options=wish.options,
+                queue=wish.queue,
             )
             self._require_webhook(wish)
             if wish.model is not None:

@@ -116,6 +116,7 @@ async def submit_images(
         notice=notice,
         model=model,
         options=options,
+        queue=caller.queue,
     )
     settings = core.settings
 

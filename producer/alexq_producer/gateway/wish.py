@@ -10,7 +10,7 @@ from alexq_producer.submission import Rejection
 from alexq_schema.db.accept import NewJob
 from alexq_schema.db.deliveries import Notice
 from alexq_schema.job import Job
-from alexq_schema.names import Lane
+from alexq_schema.names import DEFAULT_QUEUE, Lane, QueueLane
 from alexq_schema.options import Options
 
 
@@ -31,6 +31,13 @@ class Wish:
     """``name/version`` that they must be done with; None: whichever is active."""
     options: Options | None = None
     """How they are to be classified; None: as ever."""
+    queue: str = DEFAULT_QUEUE
+    """The caller's: whose workers do them."""
+
+    @property
+    def at(self) -> QueueLane:
+        """Where they wait."""
+        return QueueLane(self.queue, self.lane)
 
 
 @dataclass(frozen=True, slots=True)

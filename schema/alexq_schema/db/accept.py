@@ -16,7 +16,7 @@ from alexq_schema.db.deliveries import Notice
 from alexq_schema.db.rows import literal_state
 from alexq_schema.db.tables import Job, Submission
 from alexq_schema.job import JobState
-from alexq_schema.names import TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS, Lane
+from alexq_schema.names import DEFAULT_QUEUE, TASK_CLASSIFY_IMAGE, TASK_CLASSIFY_JOBS, Lane
 from alexq_schema.options import Options
 from alexq_schema.text import storable
 
@@ -56,6 +56,8 @@ class NewSubmission:
     """``name/version`` that its jobs must be done with; None: whichever is active."""
     options: Options | None = None
     """How they are to be classified; None: as ever."""
+    queue: str = DEFAULT_QUEUE
+    """Whose workers do them."""
 
 
 _NEW = {
@@ -83,6 +85,7 @@ def add(connection: Connection, submissions: Sequence[NewSubmission]) -> None:
         {
             **_row(job, position, TASK_CLASSIFY_JOBS, one.lane, one),
             "submission_id": one.submission_id,
+            "queue": one.queue,
             "traceparent": one.traceparent,
             "b_deadline_s": one.deadline_s,
         }

@@ -14,6 +14,7 @@ from alexq_schema.db.clock import db_now
 from alexq_schema.db.tables import Base
 from alexq_schema.ids import new_id
 from alexq_schema.keys import Scope
+from alexq_schema.names import DEFAULT_QUEUE
 
 
 class ApiKey(Base):
@@ -28,6 +29,8 @@ class ApiKey(Base):
     scopes: Mapped[str] = mapped_column(String(64))
     """Names of :class:`alexq_schema.keys.Scope`, separated by spaces."""
     key_sha256: Mapped[str] = mapped_column(String(64))
+    queue: Mapped[str] = mapped_column(String(32), server_default="")
+    """Where the jobs go that are handed in with it."""
     created_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
 
@@ -44,9 +47,18 @@ class KnownKey:
     scopes: frozenset[Scope]
     created_at: datetime
     revoked_at: datetime | None
+    queue: str = DEFAULT_QUEUE
 
 
-def add(connection: Connection, *, tenant: str, name: str, scopes: Collection[Scope], sha256: str) -> UUID:
+def add(
+    connection: Connection,
+    *,
+    tenant: str,
+    name: str,
+    scopes: Collection[Scope],
+    sha256: str,
+    queue: str = DEFAULT_QUEUE,
+) -> UUID:
     """Store a new key by its hash and return its id."""
     key_id = new_id()
     connection.execute(
@@ -56,6 +68,7 @@ def add(connection: Connection, *, tenant: str, name: str, scopes: Collection[Sc
             name=name,
             scopes=" ".join(sorted(scopes)),
             key_sha256=sha256,
+            queue=queue,
             created_at=db_now(),
         )
     )
@@ -94,4 +107,5 @@ def _known(row: Row[tuple[object, ...]]) -> KnownKey:
         scopes=frozenset(Scope(scope) for scope in row.scopes.split()),
         created_at=row.created_at,
         revoked_at=row.revoked_at,
+        queue=row.queue,
     )

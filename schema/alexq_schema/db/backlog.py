@@ -1,4 +1,4 @@
-"""What is unfinished: how much waits in each lane, how fast it is worked off, and whose it is.
+"""What is unfinished: how much waits in each queue's lanes, how fast it is worked off, and whose it is.
 
 Counted from the partial indexes of waiting, running and finished jobs, so that jobs which ended earlier cost
 nothing. A count still reads each of those that wait (100,000 take 20 ms on SQLite): ask seldom.
@@ -7,19 +7,24 @@ nothing. A count still reads each of those that wait (100,000 take 20 ms on SQLi
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
-from sqlalchemy import Connection, case, func, or_, select, union_all
+from sqlalchemy import Connection, and_, case, func, or_, select, union_all
 
 from alexq_schema.db.clock import db_now, now
 from alexq_schema.db.rows import IS_QUEUED, IS_RUNNING, is_still_in
 from alexq_schema.db.tables import Job, Submission
 from alexq_schema.job import JobState
-from alexq_schema.names import Lane
+from alexq_schema.names import DEFAULT_QUEUE, Lane, QueueLane, lanes_of
 
 WINDOW_S = 60.0
 """Finished jobs are counted over this time, at most."""
+
+COUNTS_AT_ONCE = 100
+"""Counts that one statement makes, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Waiting:
 
 _WAITING = (
     select(
+        Job.queue,
         Job.lane,
         func.count().label("jobs"),
         func.sum(case((Job.retry_at > db_now(), 1), else_=0)).label("resting"),
@@ -42,27 +48,54 @@ _WAITING = (
         db_now().label("now"),
     )
     .where(IS_QUEUED)
-    .group_by(Job.lane)
+    .group_by(Job.queue, Job.lane)
 )
 
 
-def waiting(connection: Connection) -> dict[Lane, Waiting]:
-    """Return what waits in each lane, the lane that goes first first."""
-    found = {lane: Waiting() for lane in Lane}
-    for row in connection.execute(_WAITING):
-        oldest_s = None if row.oldest_at is None else max(0.0, (row.now - row.oldest_at).total_seconds())
-        found[Lane(row.lane)] = Waiting(row.jobs, int(row.resting), oldest_s)
+def waiting(connection: Connection) -> dict[QueueLane, Waiting]:
+    """Return what waits: both lanes of the default queue and of those in which something does.
+
+    Queues by their names, and of each the lane that goes first first.
+    """
+    rows = {QueueLane(row.queue, Lane(row.lane)): row for row in connection.execute(_WAITING)}
+    found: dict[QueueLane, Waiting] = {}
+    for queue in sorted({DEFAULT_QUEUE, *(lane.queue for lane in rows)}):
+        for lane in lanes_of(queue):
+            row = rows.get(lane)
+            if row is None:
+                found[lane] = Waiting()
+                continue
+            oldest_s = None if row.oldest_at is None else max(0.0, (row.now - row.oldest_at).total_seconds())
+            found[lane] = Waiting(row.jobs, int(row.resting), oldest_s)
     return found
 
 
-def running(connection: Connection) -> int:
-    """Return how many jobs workers hold."""
-    return connection.execute(select(func.count()).select_from(Job).where(IS_RUNNING)).scalar_one()
+def unserved(waiting: Mapping[QueueLane, Waiting], served: Collection[str]) -> dict[str, int]:
+    """Return how many jobs wait in each queue that is not among the ``served``, where any do."""
+    jobs: Counter[str] = Counter()
+    for lane, one in waiting.items():
+        if lane.queue not in served:
+            jobs[lane.queue] += one.jobs
+    return {queue: count for queue, count in jobs.items() if count}
 
 
-def holders(connection: Connection) -> int:
-    """Return how many workers hold jobs."""
-    return connection.execute(select(func.count(Job.worker_id.distinct())).where(IS_RUNNING)).scalar_one()
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the workers of one queue hold."""
+
+    jobs: int = 0
+    workers: int = 0
+    """That hold any."""
+
+
+def running(connection: Connection) -> dict[str, Held]:
+    """Return what workers hold of each queue; absent means nothing."""
+    statement = (
+        select(Job.queue, func.count().label("jobs"), func.count(Job.worker_id.distinct()).label("workers"))
+        .where(IS_RUNNING)
+        .group_by(Job.queue)
+    )
+    return {row.queue: Held(row.jobs, row.workers) for row in connection.execute(statement)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +107,49 @@ class Queue:
     waited_s: float
     """How long the one that was published first has waited; 0 where none was."""
     finished: int
-    """Jobs of any lane that workers finished while it did, within the last ``WINDOW_S``."""
+    """Jobs of the queue, in any lane, that workers finished while it did, within the last ``WINDOW_S``."""
 
 
-def queues(connection: Connection) -> dict[Lane, Queue]:
-    """Return the queue of each lane."""
-    found: dict[Lane, Queue] = {}
+EMPTY: Final = Queue(0, 0.0, 0)
+"""In which nothing waits."""
+
+
+def queues(connection: Connection) -> dict[QueueLane, Queue]:
+    """Return the queue of each lane; absent means :data:`EMPTY`."""
     now_at = now(connection)  # bound below: PostgreSQL goes by no index to what its own clock says
+    before: dict[QueueLane, tuple[int, float]] = {}
     jobs, waited_s = 0, 0.0
     for lane, one in waiting(connection).items():
+        if lane.lane is Lane.INTERACTIVE:  # another queue begins
+            jobs, waited_s = 0, 0.0
         jobs += one.jobs
         waited_s = max(waited_s, one.oldest_s or 0.0)
-        finished = (
-            worked_off(connection, now_at - timedelta(seconds=min(waited_s, WINDOW_S))) if waited_s else 0
-        )
-        found[lane] = Queue(jobs, waited_s, finished)
-    return found
+        if jobs:
+            before[lane] = jobs, waited_s
+    asked = [
+        (lane.queue, now_at - timedelta(seconds=min(waited_s, WINDOW_S)))
+        for lane, (_, waited_s) in before.items()
+    ]
+    finished = worked_off(connection, asked)
+    return {
+        lane: Queue(jobs, waited_s, done)
+        for (lane, (jobs, waited_s)), done in zip(before.items(), finished, strict=True)
+    }
 
 
-def worked_off(connection: Connection, since: datetime) -> int:
-    """Return how many jobs of any lane workers finished after ``since``."""
+def worked_off(connection: Connection, asked: Sequence[tuple[str, datetime]]) -> list[int]:
+    """Return how many jobs of a queue, in any lane, workers finished after a time, for each that is asked."""
     # Cancelled and expired jobs end too, but show nothing of the workers' speed.
     was_worked_off = or_(is_still_in(JobState.SUCCEEDED), is_still_in(JobState.FAILED))
-    statement = select(func.count()).where(Job.finished_at > since, was_worked_off)
-    return connection.execute(statement).scalar_one()
+    found: list[int] = []
+    for start in range(0, len(asked), COUNTS_AT_ONCE):  # what ended is read once for so many
+        some = asked[start : start + COUNTS_AT_ONCE]
+        counts = [
+            func.count(case((and_(Job.queue == queue, Job.finished_at > since), 1))) for queue, since in some
+        ]
+        statement = select(*counts).where(Job.finished_at > min(since for _, since in some), was_worked_off)
+        found += connection.execute(statement).one()
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from alexq_schema.db.rows import among, is_in, is_still_in
 from alexq_schema.db.tables import Job, JobEvent, ModelVersion, Submission, Worker
 from alexq_schema.db.workers import MemoryUse
 from alexq_schema.job import JobState, ModelRef
+from alexq_schema.names import DEFAULT_QUEUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class WorkerState:
     refused_model: str | None = None
     """The active version, where it cannot use it and goes on with another."""
     refused_reason: str | None = None
+    queue: str = DEFAULT_QUEUE
+    """What it serves."""
 
     @property
     def name(self) -> str:
@@ -69,6 +72,7 @@ def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState
             Worker.memory_total_bytes,
             Worker.refused_model,
             Worker.refused_reason,
+            Worker.queue,
             ModelVersion.name,
             ModelVersion.version,
             ModelVersion.precision,
@@ -96,6 +100,7 @@ def workers(connection: Connection, *, seen_within_s: float) -> list[WorkerState
             ),
             refused_model=row.refused_model,
             refused_reason=row.refused_reason,
+            queue=row.queue,
         )
         for row in connection.execute(statement)
     ]

@@ -58,6 +58,7 @@ from alexq_schema.db.rows import (
 from alexq_schema.db.tables import Job, JobEvent, Worker
 from alexq_schema.errors import DeadlineError, WorkerCrashedError
 from alexq_schema.job import JobState
+from alexq_schema.names import DEFAULT_QUEUE
 from alexq_schema.text import storable
 from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
 
@@ -109,7 +110,7 @@ _CLAIM = (
     .where(
         Job.id.in_(
             select(Job.id)
-            .where(among(Job.id, "b_ids"), or_(_IS_DUE, _IS_RETAKEN))
+            .where(among(Job.id, "b_ids"), Job.queue == bindparam("b_queue"), or_(_IS_DUE, _IS_RETAKEN))
             .with_for_update(skip_locked=True)  # PostgreSQL; two claims of the same ids cannot deadlock
         )
     )
@@ -135,8 +136,12 @@ _CLAIM = (
 )
 
 
-def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> list[Claim]:
+def claim(
+    connection: Connection, job_ids: Sequence[UUID], worker_id: UUID, queue: str = DEFAULT_QUEUE
+) -> list[Claim]:
     """Take those of ``job_ids`` that are queued and due; the others are done, or another worker's.
+
+    Those of another queue than the worker's are left to its workers, whichever message named them.
 
     A job that runs under this worker already is taken anew, so that a claim whose answer got lost can
     be repeated: ask only for jobs that the worker does not hold.
@@ -144,7 +149,7 @@ def claim(connection: Connection, job_ids: Sequence[UUID], worker_id: UUID) -> l
     Returns:
         The claimed jobs in queue order.
     """
-    rows = connection.execute(_CLAIM, {"b_ids": job_ids, "b_worker": worker_id}).all()
+    rows = connection.execute(_CLAIM, {"b_ids": job_ids, "b_worker": worker_id, "b_queue": queue}).all()
     ordered = sorted(rows, key=lambda row: (row.submission_id or row.id, row.position))
     return [
         Claim(

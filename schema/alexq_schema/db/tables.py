@@ -17,6 +17,10 @@ def _partial(name: str, *columns: str, where: str) -> Index:
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
+_WAY = ("queue", "lane", "published_at", "retry_at", "id")
+"""In which order what waits is looked through."""
+
+
 class Base(DeclarativeBase):
     """Declares how Python types are stored."""
 
@@ -78,6 +82,8 @@ class Worker(Base):
     memory_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
     batch_limit: Mapped[int | None]
     """Images in one of its batches, at most."""
+    queue: Mapped[str] = mapped_column(String(32), server_default="")
+    """The queue that it serves."""
 
 
 class Job(Base):
@@ -95,7 +101,9 @@ class Job(Base):
     task: Mapped[str] = mapped_column(String(64))
     """The Celery task whose message serves this job."""
     lane: Mapped[str] = mapped_column(String(16), server_default="bulk")
-    """Whose queue its messages go to: ``interactive`` or ``bulk``."""
+    """In which of its queue's two lanes it waits: ``interactive`` or ``bulk``."""
+    queue: Mapped[str] = mapped_column(String(32), server_default="")
+    """The queue whose workers do it; the default one has no name."""
     source: Mapped[str] = mapped_column(String(1024))
     image_key: Mapped[str] = mapped_column(String(64))
     """SHA-256 of the image, its key in the image store."""
@@ -146,7 +154,7 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_in_submission", "submission_id", "id"),
         Index("ix_jobs_image", "image_key"),
-        _partial("ix_jobs_unclaimed", "lane", "published_at", "retry_at", "id", where="state = 'queued'"),
+        _partial("ix_jobs_unclaimed", *_WAY, where="state = 'queued'"),
         _partial("ix_jobs_expiring", "expires_at", where="state = 'queued' AND expires_at IS NOT NULL"),
         _partial("ix_jobs_running", "worker_id", where="state = 'running'"),
         _partial("ix_jobs_ended", "state", "id", where="state NOT IN ('queued', 'running')"),

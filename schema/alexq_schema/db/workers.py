@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.tables import ModelVersion, Worker
 from alexq_schema.job import ModelRef
+from alexq_schema.names import DEFAULT_QUEUE
 from alexq_schema.text import storable
 
 
@@ -24,6 +25,8 @@ class WorkerRow:
     device: str
     model: str
     """``name/version``."""
+    queue: str
+    """What it serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,14 @@ def has_served(connection: Connection, name: str, version: str) -> bool:
 
 
 def register(
-    connection: Connection, worker_id: UUID, *, host: str, pid: int, device: str, model_id: int
+    connection: Connection,
+    worker_id: UUID,
+    *,
+    host: str,
+    pid: int,
+    device: str,
+    model_id: int,
+    queue: str = DEFAULT_QUEUE,
 ) -> None:
     """Insert the row of a worker that is ready to take work."""
     connection.execute(
@@ -74,6 +84,7 @@ def register(
             pid=pid,
             device=device,
             model_id=model_id,
+            queue=queue,
             started_at=db_now(),
             last_seen_at=db_now(),
         )
@@ -118,7 +129,15 @@ def fall_ill(connection: Connection, worker_id: UUID, reason: str) -> None:
 def alive(connection: Connection, silent_after_s: float) -> list[WorkerRow]:
     """Return the workers that showed progress within ``silent_after_s``, oldest first."""
     statement = (
-        select(Worker.id, Worker.host, Worker.pid, Worker.device, ModelVersion.name, ModelVersion.version)
+        select(
+            Worker.id,
+            Worker.host,
+            Worker.pid,
+            Worker.device,
+            Worker.queue,
+            ModelVersion.name,
+            ModelVersion.version,
+        )
         .join(ModelVersion)
         .where(
             Worker.stopped_at.is_(None),
@@ -128,4 +147,7 @@ def alive(connection: Connection, silent_after_s: float) -> list[WorkerRow]:
         .order_by(Worker.id)
     )
     rows = connection.execute(statement)
-    return [WorkerRow(row.id, row.host, row.pid, row.device, f"{row.name}/{row.version}") for row in rows]
+    return [
+        WorkerRow(row.id, row.host, row.pid, row.device, f"{row.name}/{row.version}", row.queue)
+        for row in rows
+    ]

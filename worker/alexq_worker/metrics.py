@@ -132,6 +132,9 @@ class Metrics:
         self._fill = Histogram(
             "batch_fill_ratio", "Images of a batch, of those it might have had.", buckets=SHARES, **of
         )
+        self._shared = Counter(
+            "shared_jobs", "Jobs answered by another's forward: of the same image, in flight with it.", **of
+        )
         lanes = [lane.value for lane in Lane]
         self._waiting = self._bulk(
             "waiting_seconds", "From acceptance to a job's first claim.", LIFE_S, "lane", lanes
@@ -208,6 +211,7 @@ class Metrics:
         """Note one transaction: what it costs grows with the batch by a search in a few numbers an image."""
         for batch in report.batches:
             self._images.observe(batch.size)
+            self._shared.inc(batch.shared)
             self._fill.observe(batch.size / batch.limit)
             self._forward.observe(batch.forward_s)
             self._decode.observe_all(batch.decode_s)

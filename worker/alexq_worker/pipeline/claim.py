@@ -10,6 +10,7 @@ from alexq_worker.pipeline.flow import Flow, Item, ItemQueue
 from alexq_worker.pipeline.pins import Pinned
 from alexq_worker.pipeline.policy import rank
 from alexq_worker.pipeline.ports import JobTable
+from alexq_worker.pipeline.residents import Residents
 from alexq_worker.pipeline.ticket import Ticket
 
 
@@ -20,6 +21,7 @@ class Claimer:
         self,
         flow: Flow,
         table: JobTable,
+        residents: Residents,
         tickets: queue.SimpleQueue[Ticket | None],
         items: ItemQueue,
         suspects: queue.SimpleQueue[Item | None],
@@ -27,6 +29,7 @@ class Claimer:
     ) -> None:
         self._flow = flow
         self._table = table
+        self._residents = residents
         self._claimed = 0
         self._tickets = tickets
         self._items = items
@@ -73,7 +76,7 @@ class Claimer:
         for ticket in tickets:
             ticket.start(claimed[id(ticket)])
             self._flow.leave(ticket.lane, len(ticket.job_ids) - claimed[id(ticket)])
-        for item in items:
+        for item in self._flow.sharing.join(items, self._residents.active.model_id):
             self._claimed += 1
             place = rank(item.ticket.lane, self._claimed)
             if item.claim.pinned is not None:

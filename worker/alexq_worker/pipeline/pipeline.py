@@ -7,10 +7,10 @@ Where images come over a network, threads that read them (FetchStage) stand betw
                       ├─▶ suspects ─▶ IsolateStage (a child process, one at a time) ──▶ finished
                       └─▶ pinned ─▶ PinStage (loads the version that a job names) ─▶ items | suspects
 
-An item is in one stage's hands at a time. The outside stops handing in messages while there is no
-``room``; that bounds what waits before the claimer, and the queues after it are bounded. A stage that
-fails in a way that has no name ends the process (``on_fatal``): its jobs return to the queue as a
-crashed worker's do.
+An item is in one stage's hands at a time; others of the same image may follow it (``sharing.py``). The
+outside stops handing in messages while there is no ``room``; that bounds what waits before the claimer, and
+the queues after it are bounded. A stage that fails in a way that has no name ends the process
+(``on_fatal``): its jobs return to the queue as a crashed worker's do.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class Pipeline:
         )
         self._claimer = self._thread(
             "alexq-claim",
-            Claimer(self._flow, table, self._tickets, self._claimed, self._suspects, self._pinned).run,
+            Claimer(
+                self._flow, table, residents, self._tickets, self._claimed, self._suspects, self._pinned
+            ).run,
         )
         pins = PinStage(self._flow, table, residents, self._pinned, self._claimed, self._suspects, finished)
         self._loader = self._thread("alexq-pins", pins.run)

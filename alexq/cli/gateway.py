@@ -51,6 +51,10 @@ def create(
         list[Scope] | None,
         typer.Option(help="submit, read or admin (which allows all); by default submit and read."),
     ] = None,
+    reuse: Annotated[
+        bool,
+        typer.Option("--reuse", help="Let past results of this tenant answer the same images again."),
+    ] = False,
     as_given: Annotated[
         bool, typer.Option("--given", help="Take the key in ALEXQ_API_KEY; once, however often this is run.")
     ] = False,
@@ -81,7 +85,12 @@ def create(
             typer.echo(f"key {known.id} of tenant {known.tenant} is there already", err=True)
             return
         key_id = api_keys.add(
-            connection, tenant=tenant, name=name, scopes=scope or DEFAULT_SCOPES, sha256=sha256
+            connection,
+            tenant=tenant,
+            name=name,
+            scopes=scope or DEFAULT_SCOPES,
+            sha256=sha256,
+            reuse=reuse,
         )
     if as_given:
         typer.echo(f"key {key_id} of tenant {tenant} is stored", err=True)
@@ -110,12 +119,14 @@ def list_keys(as_json: Json = False, data_dir: DataDir = None) -> None:
                 "tenant": key.tenant,
                 "name": key.name,
                 "scopes": scopes,
+                "reuse": key.reuse,
                 "created_at": key.created_at.isoformat(),
                 "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
             }
             typer.echo(json.dumps(row))
         else:
-            state = "revoked" if key.revoked_at else ",".join(scopes)
+            allowed = [*scopes, *["reuse"] * key.reuse]
+            state = "revoked" if key.revoked_at else ",".join(allowed)
             typer.echo(f"{key.id}  {key.tenant}  {state}  {printable(key.name)}")
 
 

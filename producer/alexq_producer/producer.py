@@ -88,7 +88,7 @@ class Producer:
             lane: ``interactive`` jobs go before all ``bulk`` ones; by default one image is interactive
                 and many are bulk.
             model: ``name/version`` that they must be done with; by default whichever is active.
-            options: ``crops``, ``top_k``, ``min_probability``, ``temperature``: see
+            options: ``crops``, ``top_k``, ``min_probability``, ``temperature``, ``reuse``: see
                 :class:`alexq_schema.options.Options`.
 
         Raises:

@@ -118,4 +118,6 @@ def test_a_bad_image_fails_each_of_its_jobs_under_its_own_name(
     jobs = submission.wait(timeout_s=150)
 
     assert [job.source for job in jobs] == list(map(str, names))
-    assert {(job.state, job.error and job.error.code) for job in jobs} == {(JobState.FAILED, "image_corrupt")}
+    assert {(job.state, job.error and job.error.code) for job in jobs} == {
+        (JobState.FAILED, "image_truncated")
+    }

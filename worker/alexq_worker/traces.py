@@ -15,7 +15,7 @@ from uuid import UUID
 
 from alexq_schema import tracing
 from alexq_schema.tracing import PROCESS
-from alexq_schema.work import Succeeded
+from alexq_schema.work import Answered
 from alexq_worker.pipeline.commit import BatchReport, CommitReport, JobReport, code_of
 from alexq_worker.pipeline.flow import Item, with_followers
 
@@ -121,5 +121,5 @@ class Traces:
             },
             parent=claim.traceparent,
             links=[] if batch is None else [batch],
-            error="" if isinstance(outcome, Succeeded) else code_of(outcome),
+            error="" if isinstance(outcome, Answered) else code_of(outcome),
         )

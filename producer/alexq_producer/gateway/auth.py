@@ -40,6 +40,8 @@ class Caller:
     tenant: str | None
     """None: a gateway without keys, which shows everything to this machine."""
     scopes: frozenset[Scope]
+    reuse: bool = False
+    """Whether past results may answer what they hand in, asked for or not."""
 
 
 EVERYONE_HERE: Final = Caller(None, frozenset(Scope))
@@ -89,7 +91,7 @@ class Gate:
                 self._known.pop(next(iter(self._known)))
             self._known[sha256] = known, time.monotonic() + TRUSTED_S
         assert known is not None
-        return Caller(known.tenant, known.scopes)
+        return Caller(known.tenant, known.scopes, known.reuse)
 
     def _look_up(self, sha256: str) -> KnownKey | None:
         with self._core.database.read() as connection:

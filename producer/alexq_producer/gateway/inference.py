@@ -117,7 +117,15 @@ async def answer(request: Request, asked: Asked, name: str, version: str | None 
 async def _accept(request: Request, asked: Asked, model: str | None) -> tuple[InferRequest, Accepted]:
     """Let the request in as one image: how many there are is known when its JSON is."""
     _, intake, _ = shared(request)
-    wish = Wish(asked.caller.tenant, Lane.INTERACTIVE, None, skips_rejected=False, key=asked.key, model=model)
+    wish = Wish(
+        asked.caller.tenant,
+        Lane.INTERACTIVE,
+        None,
+        skips_rejected=False,
+        key=asked.key,
+        model=model,
+        reuse=asked.caller.reuse,
+    )
     async with intake.admit(wish) as grant:
         return await _take(request, asked, wish, grant)
 

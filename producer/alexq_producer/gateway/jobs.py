@@ -103,6 +103,7 @@ async def submit_image(
         notice=notice,
         model=options.model,
         options=options.how,
+        reuse=caller.reuse,
     )
     content_type = request.headers.get("content-type", "")
     limit = core.settings.max_image_bytes

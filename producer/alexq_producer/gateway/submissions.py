@@ -116,6 +116,7 @@ async def submit_images(
         notice=notice,
         model=model,
         options=options,
+        reuse=caller.reuse,
     )
     settings = core.settings
 

@@ -31,6 +31,8 @@ class Wish:
     """``name/version`` that they must be done with; None: whichever is active."""
     options: Options | None = None
     """How they are to be classified; None: as ever."""
+    reuse: bool = False
+    """Whether the caller's key lets past results answer, whatever the options say."""
 
 
 @dataclass(frozen=True, slots=True)

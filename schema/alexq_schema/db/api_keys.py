@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, Index, Row, String, insert, select, update
+from sqlalchemy import Connection, Index, Row, String, false, insert, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from alexq_schema.db.clock import db_now
@@ -30,6 +30,8 @@ class ApiKey(Base):
     key_sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    reuse: Mapped[bool] = mapped_column(server_default=false())
+    """Whether past results may answer all that is handed in with it."""
 
     __table_args__ = (Index("ix_api_keys_sha256", "key_sha256", unique=True),)
 
@@ -44,9 +46,18 @@ class KnownKey:
     scopes: frozenset[Scope]
     created_at: datetime
     revoked_at: datetime | None
+    reuse: bool = False
 
 
-def add(connection: Connection, *, tenant: str, name: str, scopes: Collection[Scope], sha256: str) -> UUID:
+def add(
+    connection: Connection,
+    *,
+    tenant: str,
+    name: str,
+    scopes: Collection[Scope],
+    sha256: str,
+    reuse: bool = False,
+) -> UUID:
     """Store a new key by its hash and return its id."""
     key_id = new_id()
     connection.execute(
@@ -57,6 +68,7 @@ def add(connection: Connection, *, tenant: str, name: str, scopes: Collection[Sc
             scopes=" ".join(sorted(scopes)),
             key_sha256=sha256,
             created_at=db_now(),
+            reuse=reuse,
         )
     )
     return key_id
@@ -94,4 +106,5 @@ def _known(row: Row[tuple[object, ...]]) -> KnownKey:
         scopes=frozenset(Scope(scope) for scope in row.scopes.split()),
         created_at=row.created_at,
         revoked_at=row.revoked_at,
+        reuse=row.reuse,
     )

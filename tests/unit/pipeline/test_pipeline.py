@@ -28,7 +28,7 @@ from alexq_schema.ids import new_id
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
 from alexq_schema.options import Options
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Predictions, Reused, Succeeded
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pipeline.policy import BatchPolicy
@@ -62,6 +62,7 @@ class MemoryTable:
         self.calls: list[str] = []
         self.outages = 0
         self.image_bytes = 0
+        self.past: dict[tuple[str, int], Predictions] = {}
         self._numbers = itertools.count()
 
     def queue(self, count: int, image: str = "7", crashes: int = 0, pinned: str | None = None) -> list[UUID]:
@@ -97,6 +98,15 @@ class MemoryTable:
                 left_s=self.left_s.get(job_id),
             )
             for job_id in taken
+        ]
+
+    def find_past(self, claims: Sequence[Claim], model_id: int) -> list[Reused]:
+        """Answer those whose image some job of this version has been answered with before."""
+        self._answer("find_past")
+        return [
+            Reused(claim, self.past[claim.image_key, model_id], model_id, UUID(int=1))
+            for claim in claims
+            if (claim.image_key, model_id) in self.past
         ]
 
     def commit(self, outcomes: Sequence[Outcome]) -> Committed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from uuid import UUID
@@ -77,7 +78,9 @@ def test_jobs_of_one_image_are_decoded_and_inferred_once_and_each_is_answered(ri
     assert all(job_id == outcome.claim.job_id for job_id, outcome in outcomes)
     made = [outcome for _, outcome in outcomes if isinstance(outcome, Succeeded)]
     assert [one.predictions.label for one in made].count("grey 7") == 7
-    assert {(one.batch_size, one.model_id) for one in made if one.predictions.label != "grey 200"} == {(2, 1)}
+    sizes = Counter(one.batch_size for one in made if one.predictions.label != "grey 200")
+    assert sizes == {2: 2, None: 7}  # so that batches can be counted by the rows
+    assert {one.model_id for one in made} == {1}
 
 
 def test_one_that_comes_while_the_device_has_the_image_is_answered_with_it(rig: Rig) -> None:
@@ -202,7 +205,10 @@ def test_jobs_pinned_to_one_version_share_even_while_it_is_loaded(rig: Rig) -> N
         future.result(10)
 
     [second] = rig.loaded
-    assert (second.sizes, shared(rig), models_of(rig)) == ([1], 5, [2] * 6)
+    assert sum(second.sizes) + shared(rig) == 6
+    assert sum(second.sizes) <= 2  # those that came while it was loaded are looked at together
+    assert models_of(rig) == [2] * 6
+    assert rig.residents._in_hand[rig.residents._pinned["grey/2"]] == 0
 
 
 def test_a_version_that_cannot_be_had_ends_followers_too(rig: Rig) -> None:

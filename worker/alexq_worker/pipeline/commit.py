@@ -14,7 +14,7 @@ from alexq_schema.errors import DeadlineError
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane
 from alexq_schema.options import Options
-from alexq_schema.work import Crashed, Errored, Failed, Late, Outcome, Succeeded
+from alexq_schema.work import Answered, Crashed, Errored, Failed, Late, Outcome, Succeeded
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.ports import Answer, JobTable, TopK
 
@@ -146,7 +146,7 @@ class CommitStage:
                 for item, outcome in pairs
             ],
             states=committed.states,
-            failed=Counter(code_of(o) for o in outcomes if not isinstance(o, Succeeded)),
+            failed=Counter(code_of(o) for o in outcomes if not isinstance(o, Answered)),
             fenced=committed.fenced,
             commit_s=ended - started,
             in_flight=self._flow.in_flight - len(pairs),
@@ -155,7 +155,7 @@ class CommitStage:
         self._on_committed(report)
         for item, outcome in pairs:
             answer = committed.answers.get(item.claim.job_id)
-            item.ticket.settle(answer, succeeded=isinstance(outcome, Succeeded))
+            item.ticket.settle(answer, succeeded=isinstance(outcome, Answered))
         self._flow.let_go([item for item, _ in pairs])
 
     def _outcomes(self, part: Forwarded | Ended) -> Iterator[tuple[Item, Outcome]]:
@@ -179,7 +179,10 @@ def _shared(item: Item, outcome: Outcome) -> Iterator[tuple[Item, Outcome]]:
     """Yield an item and those that follow it, each with what became of it under its own claim."""
     yield item, outcome
     for follower in item.followers:
-        yield follower, replace(outcome, claim=follower.claim)
+        if isinstance(outcome, Succeeded):
+            yield follower, replace(outcome, claim=follower.claim, batch_size=None)
+        else:
+            yield follower, replace(outcome, claim=follower.claim)
 
 
 def _answers(top: TopK | Sequence[Answer]) -> Iterable[Answer]:

@@ -31,6 +31,7 @@ from alexq_worker.pipeline.fetch import AHEAD_BYTES, ByteBudget, FetchStage
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue, Reply
 from alexq_worker.pipeline.forward import ForwardStage
 from alexq_worker.pipeline.isolate import IsolateStage
+from alexq_worker.pipeline.past import Past
 from alexq_worker.pipeline.pins import Pinned, PinStage
 from alexq_worker.pipeline.policy import LAST, Rank
 from alexq_worker.pipeline.ports import ImageLoader, Isolation, JobTable
@@ -86,13 +87,23 @@ class Pipeline:
         decode = DecodeStage(
             self._flow, table, images, residents, self._items, self._assembly, finished, budget.give
         )
+        past = Past(self._flow, table, finished)
         self._claimer = self._thread(
             "alexq-claim",
             Claimer(
-                self._flow, table, residents, self._tickets, self._claimed, self._suspects, self._pinned
+                self._flow,
+                table,
+                residents,
+                self._tickets,
+                self._claimed,
+                self._suspects,
+                self._pinned,
+                past,
             ).run,
         )
-        pins = PinStage(self._flow, table, residents, self._pinned, self._claimed, self._suspects, finished)
+        pins = PinStage(
+            self._flow, table, residents, self._pinned, self._claimed, self._suspects, finished, past
+        )
         self._loader = self._thread("alexq-pins", pins.run)
         self._decoders = [self._thread(f"alexq-decode-{n}", decode.run) for n in range(decode_threads)]
         self._isolator = self._thread(

@@ -11,12 +11,12 @@ a deadline may expire where others go on.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from alexq_schema.names import Lane
+from alexq_schema.options import asked_of_model
 
 if TYPE_CHECKING:
     from alexq_schema.work import Claim
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Sharing:
-    """The leaders in flight. The claimer's thread calls :meth:`join`, any thread :meth:`close`."""
+    """The leaders in flight. Any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,7 +34,8 @@ class Sharing:
         """Have items follow leaders that are in flight; return those that must go through the stages.
 
         Args:
-            model_id: the active version: who is claimed after a switch does not follow one claimed before it.
+            model_id: the version that is active, or that all are pinned to: who is claimed after a switch
+                does not follow one that was claimed before it.
         """
         alone: list[Item] = []
         with self._lock:
@@ -63,5 +64,4 @@ class Sharing:
 
 def _key(claim: Claim, model_id: int) -> Hashable:
     """Return what two jobs have in common that get the same answer."""
-    options = None if claim.options is None else json.dumps(claim.options, sort_keys=True)
-    return claim.image_key, claim.pinned or model_id, options
+    return claim.image_key, claim.pinned, model_id, asked_of_model(claim.options)

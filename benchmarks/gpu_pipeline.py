@@ -36,12 +36,13 @@ def pipeline(
     The time runs from the call that submits to the last result read back. Images are decoded on the host.
 
     Args:
-        files: distinct JPEGs; ``images`` of them go into one submission, each about equally often.
+        files: distinct JPEGs; ``images`` of them go into one submission, each about equally often, with some
+            bytes after the picture's end that make it an image of its own.
         expected: the reference's answers to them.
     """
     work = {name: Work(list(files), models_dir, name, cores) for name in PRECISIONS}
     numbers = [number % len(files) for number in range(images)]
-    submission = [files[number] for number in numbers]
+    submission = [files[number] + place.to_bytes(8) for place, number in enumerate(numbers)]
     wanted = expected.indices[numbers, 0]
     rows: list[dict[str, Any]] = []
     for precision in PRECISIONS:

@@ -1,4 +1,4 @@
-"""``alexq models evaluate``: how good the version that workers serve is on a labelled set."""
+"""``alexq models evaluate``: how good a version is on a labelled set, measured by the workers."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ _UNANSWERED = 100
 
 
 def evaluate(
-    ref: Annotated[str, typer.Argument(metavar="NAME/VERSION", help="The version that workers serve.")],
+    ref: Annotated[str, typer.Argument(metavar="NAME/VERSION", help="The version, active or not.")],
     data: Annotated[
         Path,
         typer.Argument(help="A folder with one folder of pictures a label, or a CSV file of path,label."),

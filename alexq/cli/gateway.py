@@ -60,6 +60,10 @@ def create(
             show_default=False,
         ),
     ] = DEFAULT_QUEUE,
+    reuse: Annotated[
+        bool,
+        typer.Option("--reuse", help="Let past results of this tenant answer the same images again."),
+    ] = False,
     as_given: Annotated[
         bool, typer.Option("--given", help="Take the key in ALEXQ_API_KEY; once, however often this is run.")
     ] = False,
@@ -91,7 +95,13 @@ def create(
             typer.echo(f"key {known.id} of tenant {known.tenant} is there already", err=True)
             return
         key_id = api_keys.add(
-            connection, tenant=tenant, name=name, scopes=scope or DEFAULT_SCOPES, sha256=sha256, queue=queue
+            connection,
+            tenant=tenant,
+            name=name,
+            scopes=scope or DEFAULT_SCOPES,
+            sha256=sha256,
+            queue=queue,
+            reuse=reuse,
         )
     if as_given:
         typer.echo(f"key {key_id} of tenant {tenant} is stored", err=True)
@@ -121,12 +131,14 @@ def list_keys(as_json: Json = False, data_dir: DataDir = None) -> None:
                 "name": key.name,
                 "scopes": scopes,
                 "queue": key.queue,
+                "reuse": key.reuse,
                 "created_at": key.created_at.isoformat(),
                 "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
             }
             typer.echo(json.dumps(row))
         else:
-            state = "revoked" if key.revoked_at else ",".join(scopes)
+            allowed = [*scopes, *["reuse"] * key.reuse]
+            state = "revoked" if key.revoked_at else ",".join(allowed)
             queue = f"  queue {key.queue}" if key.queue else ""
             typer.echo(f"{key.id}  {key.tenant}  {state}{queue}  {printable(key.name)}")
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import typer
 
-from alexq.cli.options import DataDir, Json, Server, given
+from alexq.cli.options import CropCount, DataDir, Json, MinProbability, Reuse, Server, Temperature, given
 from alexq_schema.job import TOP_K, Job, JobState
 from alexq_schema.names import DEFAULT_QUEUE
 from alexq_schema.options import MAX_TOP_K, OptionFields
@@ -81,15 +81,10 @@ def submit(
             show_default=False,
         ),
     ] = DEFAULT_QUEUE,
-    crops: Annotated[
-        int, typer.Option(help="10: average ten crops of each image; ten times the work.", show_default=False)
-    ] = 1,
-    min_probability: Annotated[
-        float, typer.Option(help="Leave out labels that are less likely.", show_default=False)
-    ] = 0.0,
-    temperature: Annotated[
-        float, typer.Option(help="Above 1: more even probabilities, below: less.", show_default=False)
-    ] = 1.0,
+    crops: CropCount = 1,
+    min_probability: MinProbability = 0.0,
+    temperature: Temperature = 1.0,
+    reuse: Reuse = False,
     as_json: Json = False,
     server: Server = None,
     data_dir: DataDir = None,
@@ -98,7 +93,12 @@ def submit(
     from alexq.cli.inputs import expand
     from alexq.cli.output import Output
 
-    options: OptionFields = {"crops": crops, "min_probability": min_probability, "temperature": temperature}
+    options: OptionFields = {
+        "crops": crops,
+        "min_probability": min_probability,
+        "temperature": temperature,
+        "reuse": reuse,
+    }
     if top_k > TOP_K:  # fewer are shown of those that are kept
         options["top_k"] = top_k
     with _desk(server, data_dir) as desk, Output(as_json=as_json, top_k=top_k) as output:

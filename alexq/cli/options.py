@@ -48,6 +48,18 @@ Model = Annotated[
     str | None,
     typer.Option(help="NAME/VERSION instead of the active model [ALEXQ_MODEL].", show_default=False),
 ]
+CropCount = Annotated[
+    int, typer.Option(help="10: average ten crops of each image; ten times the work.", show_default=False)
+]
+MinProbability = Annotated[
+    float, typer.Option(help="Leave out labels that are less likely.", show_default=False)
+]
+Temperature = Annotated[
+    float, typer.Option(help="Above 1: more even probabilities, below: less.", show_default=False)
+]
+Reuse = Annotated[
+    bool, typer.Option("--reuse", help="Past results may answer: same bytes, version and options.")
+]
 
 
 def given(**options: Any) -> dict[str, Any]:

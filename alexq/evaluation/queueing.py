@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from alexq.evaluation.measures import Answer
-from alexq_schema.errors import DatasetError, ModelNotReadyError
+from alexq_schema.errors import DatasetError, ModelNotReadyError, PinnedModelError
 from alexq_schema.job import Job
 from alexq_schema.labelled import Example
 from alexq_schema.names import Lane
@@ -78,25 +78,25 @@ def ask(producer: Producer, ref: str, truth: dict[str, int], told: Callable[[], 
     """Hand in every picture of ``truth`` and return what workers say of it.
 
     Args:
-        ref: the version that must have answered.
+        ref: the version that answers, whichever is active.
         told: is called for each answer.
 
     Raises:
-        ModelNotReadyError: no worker runs, or one serves another version; what waits is cancelled.
+        ModelNotReadyError: no worker runs, or they do not have this version; what waits is cancelled.
         WaitTimeoutError, DatabaseUnavailableError: as :meth:`Submission.results`.
     """
     if not producer.workers_alive():
         raise ModelNotReadyError("no worker is running: start one with `alexq up` or `alexq worker`")
     answers: dict[str, Answer] = {}
     precision = ""
-    # One alone first: if another version is served, nothing else was handed in.
+    # One alone first: if workers do not have it, nothing else was handed in; else it is in memory by then.
     first, *rest = truth
     for paths in filter(None, ([first], rest)):
         began = time.monotonic()
-        with closing(_results(producer, paths)) as results:
+        with closing(_results(producer, paths, ref)) as results:
             for path, job in results:
+                _require_had(job, ref)
                 if job.model is not None:
-                    _require_served(job, ref)
                     precision = job.model.precision
                 answers[path] = _answer(path, job, truth[path])
                 told()
@@ -104,14 +104,14 @@ def ask(producer: Producer, ref: str, truth: dict[str, int], told: Callable[[], 
     return Answers([answers[path] for path in truth], images_per_s, precision)
 
 
-def _results(producer: Producer, paths: Sequence[str]) -> Generator[tuple[str, Job]]:
+def _results(producer: Producer, paths: Sequence[str], ref: str) -> Generator[tuple[str, Job]]:
     """Yield each path with its finished job."""
     handed_in: deque[Submission] = deque()
     path_of: dict[UUID | None, str] = {}
     remaining = iter(paths)
     try:
         while piece := list(islice(remaining, _TOGETHER)):
-            submission = producer.submit(piece, rejected="skip", lane=Lane.BULK)
+            submission = producer.submit(piece, rejected="skip", lane=Lane.BULK, model=ref)
             refused = {rejection.source: rejection.as_job() for rejection in submission.rejected}
             yield from refused.items()
             accepted = [path for path in piece if path not in refused]
@@ -132,13 +132,10 @@ def _finished(handed_in: deque[Submission], path_of: dict[UUID | None, str]) -> 
     handed_in.popleft()
 
 
-def _require_served(job: Job, ref: str) -> None:
-    assert job.model is not None
-    served = f"{job.model.name}/{job.model.version}"
-    if served != ref:
+def _require_had(job: Job, ref: str) -> None:
+    if job.error is not None and job.error.code == PinnedModelError.code:
         raise ModelNotReadyError(
-            f"a worker answered with {served}, not {ref}: run `alexq models activate {ref}`, let the "
-            "workers take it up, and evaluate again"
+            f"a worker does not have {ref} ({job.error.detail}): bring it to every worker's models folder"
         )
 
 

@@ -29,7 +29,6 @@ from benchmarks.images import jpegs
 from benchmarks.scale.services import Services
 
 SUBMISSION = 1_000
-KEY = "a" * 64
 IMAGE_BYTES = 56_000
 FEED_EVERY_S = 0.01
 ENDED_LABEL = "yesterday"
@@ -65,20 +64,21 @@ class Load:
         return added
 
     def _accept(self, count: int, lane: Lane) -> list[Unpublished]:
-        jobs = [NewJob(new_id(), f"{number}.jpg", KEY, IMAGE_BYTES) for number in range(count)]
+        ids = enumerate(new_id() for _ in range(count))  # each job's image is its own
+        jobs = [NewJob(job_id, f"{number}.jpg", 2 * job_id.hex, IMAGE_BYTES) for number, job_id in ids]
         submission = NewSubmission(new_id(), jobs, lane, traceparent=self._traceparent)
         with self.database.begin() as connection:
             accept.add(connection, [submission])
         return [Unpublished(job.job_id, submission.submission_id, TASK_CLASSIFY_JOBS, lane) for job in jobs]
 
     def _send_images(self, count: int) -> list[UUID]:
-        image = base64.b64encode(jpegs(1)[0]).decode()
+        image = jpegs(1)[0]
         job_ids = [new_id() for _ in range(count)]
         with self._celery.producer_or_acquire() as producer:
             for job_id in job_ids:
                 self._celery.send_task(
                     TASK_CLASSIFY_IMAGE,
-                    kwargs={"image_base64": image},
+                    kwargs={"image_base64": base64.b64encode(image + job_id.bytes).decode()},
                     task_id=str(job_id),
                     kwargsrepr="an image",
                     queue=QUEUE_CLASSIFY,

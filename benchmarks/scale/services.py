@@ -25,6 +25,7 @@ from alexq_schema.settings import Settings
 from benchmarks.chaos.nursery import Nursery
 from benchmarks.chaos.processes import Processes, tail
 from benchmarks.chaos.servers import Broker, PostgresBinaries, PostgreSQL
+from benchmarks.unshared import require_nothing_shared
 
 DATABASES = ("sqlite", "postgresql")
 READY_S = 180.0
@@ -164,11 +165,12 @@ class RealWorker:
         """Stop it in good order.
 
         Raises:
-            RuntimeError: it did not; with its last lines.
+            RuntimeError: it did not; with its last lines. Or it has answered images without computing them.
         """
         self._process.terminate()
         if self._process.wait(STOP_S) != 0:
             raise RuntimeError(f"the worker did not stop in good order:\n{tail(self._log)}")
+        require_nothing_shared(self._log)
 
 
 class Workers:
@@ -210,8 +212,9 @@ class Workers:
         """Stop them in good order.
 
         Raises:
-            RuntimeError: one did not; with its last lines.
+            RuntimeError: one did not; with its last lines. Or one has answered images without computing them.
         """
         os.kill(self._parent.pid, signal.SIGTERM)
         if self._parent.wait(STOP_S) != 0:
             raise RuntimeError(f"a worker did not stop in good order:\n{tail(self._log)}")
+        require_nothing_shared(self._log)

@@ -79,8 +79,9 @@ class StandinEngine:
 
     def __init__(self, max_batch: int) -> None:
         self.labels = [f"class {number}" for number in range(CLASSES)]
+        self.precision = "fp32"
         self.model_ref = ModelRef(
-            name=_INFO.name, version=_INFO.version, precision="fp32", trained=_INFO.trained
+            name=_INFO.name, version=_INFO.version, precision=self.precision, trained=_INFO.trained
         )
         self.device_name = "a pause"
         self.max_batch = self.batch_limit = max_batch

@@ -16,6 +16,7 @@ from alexq_schema.errors import StackNotRunningError
 from alexq_schema.job import Job, JobState
 from alexq_schema.settings import Settings
 from benchmarks.throughput.contender import Answers, Work, end_processes, start_process, wait_until
+from benchmarks.unshared import require_nothing_shared
 
 START_S = 120.0
 RESULT_S = 600.0
@@ -30,6 +31,7 @@ class _Stack:
     def __init__(self, **overrides: Any) -> None:
         self._overrides = {"gateway_port": 0, "monitor_port": 0, **overrides}
         self._up: subprocess.Popen[bytes] | None = None
+        self._log = Path()
 
     def start(self, work: Work, folder: Path) -> Settings:
         """Start it and return the settings that reach it."""
@@ -39,7 +41,7 @@ class _Stack:
             "models_dir": work.models_dir,
             "precision": work.precision,
         }
-        log = folder / "up.log"
+        self._log = log = folder / "up.log"
         self._up = start_process(
             [sys.executable, "-m", "alexq", "up"], log, environment(Settings.load(**given))
         )
@@ -60,10 +62,15 @@ class _Stack:
         return [self._up.pid] if self._up is not None else []
 
     def stop(self) -> None:
-        """Stop it."""
+        """Stop it.
+
+        Raises:
+            RuntimeError: it has answered images without computing them.
+        """
         if self._up is not None:
             end_processes([self._up], 60.0)
             self._up = None
+            require_nothing_shared(self._log)
 
 
 def best_class(job: Job) -> int:

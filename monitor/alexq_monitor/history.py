@@ -45,6 +45,8 @@ class Counts:
     """Failed, dead or expired."""
     ended: int = 0
     batches: float = 0.0
+    images: int = 0
+    """Jobs that had a place in a batch."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -53,6 +55,7 @@ class Counts:
             self.failed + other.failed,
             self.ended + other.ended,
             self.batches + other.batches,
+            self.images + other.images,
         )
 
 
@@ -108,7 +111,7 @@ class History:
 
     def counts(self, first: int, after: int) -> Counts:
         """Return the sum of the minutes ``first`` ≤ minute < ``after``."""
-        came_in = succeeded = failed = all_ended = 0
+        came_in = succeeded = failed = all_ended = images = 0
         batches = 0.0
         for minute in range(first, after):  # ten thousand for a chart: no object for each
             came_in += self._came_in.get(minute, 0)
@@ -119,7 +122,8 @@ class History:
                 failed += sum(ended.states.get(state, 0) for state in FAILURES)
                 all_ended += sum(ended.states.values())
                 batches += ended.batches
-        return Counts(came_in, succeeded, failed, all_ended, batches)
+                images += ended.images
+        return Counts(came_in, succeeded, failed, all_ended, batches, images)
 
     def states(self, first: int, after: int) -> dict[JobState, int]:
         """Return how many jobs ended in each state in the minutes ``first`` ≤ minute < ``after``."""

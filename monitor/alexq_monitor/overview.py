@@ -190,7 +190,7 @@ class Overview:
             failed=hour.failed,
             is_empty=live.is_empty,
         )
-        mean_batch = hour.succeeded / hour.batches if hour.batches else None
+        mean_batch = hour.images / hour.batches if hour.batches else None
         return View(
             advice=advise(situation),
             broker_error=broker_error,

@@ -101,7 +101,7 @@ class Client:
             lane: by default ``interactive`` for one image and ``bulk`` for many.
             webhook: one of the gateway's webhooks, which is told when all jobs have ended.
             model: ``name/version`` that they must be done with; by default whichever is active.
-            options: ``crops``, ``top_k``, ``min_probability``, ``temperature``: see
+            options: ``crops``, ``top_k``, ``min_probability``, ``temperature``, ``reuse``: see
                 :class:`alexq_schema.options.Options`.
             idempotency_key: for a repetition by another process; by default one of this call's own.
 

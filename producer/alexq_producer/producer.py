@@ -90,7 +90,7 @@ class Producer:
                 and many are bulk.
             queue: whose workers do them (``alexq worker --queue``); by default the queue without a name.
             model: ``name/version`` that they must be done with; by default whichever is active.
-            options: ``crops``, ``top_k``, ``min_probability``, ``temperature``: see
+            options: ``crops``, ``top_k``, ``min_probability``, ``temperature``, ``reuse``: see
                 :class:`alexq_schema.options.Options`.
 
         Raises:

@@ -104,6 +104,8 @@ class Job(BaseModel):
     """Who holds it, or held it last: ``host:pid``."""
     image_key: str | None = None
     """SHA-256 of the image; None for an input that was refused."""
+    reused_from: UUID | None = None
+    """The job whose past result answers this one, which may be gone by now; None: it was computed."""
     predictions: list[Prediction]
     """Best first; empty unless succeeded."""
     model: ModelRef | None

@@ -170,13 +170,17 @@ class ModelStore:
             ModelNotFoundError: there was none, or it is gone.
             ModelInvalidError: its files are damaged; the active version stays.
         """
+        previous = self.previous_ref()
+        if previous is None:
+            raise ModelNotFoundError(
+                f"no other version was active in {self.models_dir}: activate one by its name"
+            )
+        return self.activate(previous)
+
+    def previous_ref(self) -> str | None:
+        """Return the version that was active before this one, or None if there was none."""
         active = self.active_ref()
-        for _, ref in reversed(self.history()):
-            if ref != active:
-                return self.activate(ref)
-        raise ModelNotFoundError(
-            f"no other version was active in {self.models_dir}: activate one by its name"
-        )
+        return next((ref for _, ref in reversed(self.history()) if ref != active), None)
 
     def history(self) -> list[tuple[str, str]]:
         """Return when each activation was, and of which version, oldest first."""

@@ -1,4 +1,4 @@
-"""How a job is to be classified, where it is not to be as ever: crops, labels, threshold, temperature.
+"""How a job is to be classified, where it is not to be as ever: crops, labels, threshold, temperature, reuse.
 
 One model validates them wherever they come in, and says what a row keeps: what differs from the defaults, and
 nothing at all for a job as ever.
@@ -6,6 +6,7 @@ nothing at all for a job as ever.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Annotated, Any, Self, TypedDict
@@ -42,6 +43,7 @@ class OptionFields(TypedDict, total=False):
     top_k: int
     min_probability: float
     temperature: float
+    reuse: bool
 
 
 class Options(BaseModel):
@@ -56,6 +58,8 @@ class Options(BaseModel):
     """Labels that are less likely are left out, all of them perhaps."""
     temperature: Temperature = 1.0
     """What the network's outputs are divided by: above 1 the probabilities are more even, below less."""
+    reuse: bool = False
+    """Whether a past result of the same tenant, for the same bytes, version and options, may answer."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self | None:
@@ -68,12 +72,20 @@ class Options(BaseModel):
 
     @classmethod
     def read(cls, stored: Mapping[str, Any] | None) -> Self | None:
-        """Return the options that a row keeps.
+        """Return what the options that a row keeps ask of the model, which ``reuse`` does not concern.
 
         Raises:
             MessageError: a later release's, which this one does not know.
         """
-        return cls._read(stored, MessageError) if stored else None
+        options = cls._read(stored, MessageError) if stored else None
+        if options is None or not options.reuse:
+            return options
+        return cls._read(options.stored() | {"reuse": False}, MessageError)
+
+    @classmethod
+    def reusing(cls, options: Options | None) -> Options:
+        """Return ``options``, with reuse."""
+        return (options or cls()).model_copy(update={"reuse": True})
 
     @classmethod
     def _read(cls, given: Mapping[str, Any], error_class: type[AlexqError]) -> Self | None:
@@ -92,3 +104,10 @@ class Options(BaseModel):
     def entries(self) -> int:
         """Pictures that the model sees of one image."""
         return int(self.crops)
+
+
+def asked_of_model(stored: Mapping[str, Any] | None) -> str:
+    """Return the same text for rows' options that ask the same of the model, this release's or not."""
+    if not stored:
+        return "{}"
+    return json.dumps({name: value for name, value in stored.items() if name != "reuse"}, sort_keys=True)

@@ -39,6 +39,11 @@ class Claim:
     traceparent: str | None = None
     """The sampled trace that it belongs to."""
 
+    @property
+    def reuses(self) -> bool:
+        """Return whether a past result may answer it, and its own later ones."""
+        return self.options is not None and bool(self.options.get("reuse"))
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
@@ -87,7 +92,20 @@ class Succeeded:
     """The version that made them, as ``model_versions`` has it."""
     decode_s: float
     forward_s: float
-    batch_size: int
+    batch_size: int | None
+    """Images that went through together; None for a job without a place, which another's forward answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """A past result answers it: neither fetched nor decoded nor inferred."""
+
+    claim: Claim
+    predictions: Predictions
+    model_id: int
+    """The version that made them."""
+    job_id: UUID
+    """The job that they were made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +147,5 @@ class Late:
     claim: Claim
 
 
-Outcome = Succeeded | Failed | Errored | Crashed | Late
+Answered = Succeeded | Reused
+Outcome = Succeeded | Reused | Failed | Errored | Crashed | Late

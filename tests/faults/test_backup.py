@@ -24,7 +24,7 @@ from alexq_schema.job import Job, JobState
 from alexq_schema.settings import Settings
 from benchmarks.chaos.servers import PostgresBinaries
 from tests.helpers.eventually import eventually
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
 JOBS = 60
@@ -87,7 +87,7 @@ def test_no_job_of_a_backup_is_lost(
     images = Path(urlsplit(settings.images_url).path)
     busy = start_worker(max_batch=2, decode_threads=1)
     with Producer(settings) as producer:
-        submission = producer.submit([encode(crop) for crop in photo_crops(6)] * (JOBS // 6))
+        submission = producer.submit(distinct([encode(crop) for crop in photo_crops(6)], JOBS))
         eventually(lambda: submission.counts().get(JobState.SUCCEEDED, 0) > 4, what="some are done")
         dump_database(settings.database_url, backup)
         subprocess.run(["cp", "-a", images, backup / "images"], check=True)

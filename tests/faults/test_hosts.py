@@ -28,7 +28,7 @@ from benchmarks.chaos.processes import Processes
 from benchmarks.chaos.servers import PostgresBinaries, PostgreSQL
 from tests.helpers.eventually import eventually
 from tests.helpers.hosts import NETWORK, SERVICES_ADDRESS, Host, Hosts, NotPermittedError, hosts
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
 MAIN = "\nimport sys; from alexq_worker.app import main; sys.exit(main())"
@@ -185,7 +185,7 @@ def test_a_host_that_was_cut_off_in_the_middle_of_its_batches_costs_no_job_and_w
         lost.wait_ready()
         other.wait_ready()
         lost_id, other_id = rack.id_of(lost), rack.id_of(other)
-        submission = rack.producer.submit(images(50) * 3)
+        submission = rack.producer.submit(distinct(images(50), 150))
         eventually(lambda: lost.lines("batch") and other.lines("batch"), what="both work")
         lost_host.unplug()
         assert rack.held_by(lost_id) > 0, "it was cut off too late to matter"
@@ -213,7 +213,7 @@ def test_a_host_that_was_cut_off_in_a_transaction_does_not_hold_up_the_others(
     lost = rack.start_worker(lost_host, STAYS_IN_A_TRANSACTION.format(folder=str(tmp_path)))
     with rack.network.services.entered():
         lost.wait_ready()
-        submission = rack.producer.submit(images(50) * 3)
+        submission = rack.producer.submit(distinct(images(50), 150))
         eventually(lambda: lost.lines("batch"), what="it works")
         (tmp_path / "hold").touch()
         eventually((tmp_path / "held").exists, what="it has the lease")

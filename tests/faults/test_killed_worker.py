@@ -12,7 +12,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.db.tables import Job as JobRow
 from alexq_schema.job import JobState
 from tests.helpers.eventually import eventually
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
@@ -23,7 +23,7 @@ def test_a_worker_killed_in_the_middle_of_five_hundred_jobs_costs_no_job(
 ) -> None:
     images = [encode(crop, "JPEG") for crop in photo_crops(50)]
     first = start_worker(max_batch=16)
-    submission = producer.submit(images[number % 50] for number in range(500))
+    submission = producer.submit(distinct(images, 500))
     eventually(lambda: submission.counts().get(JobState.SUCCEEDED, 0) > 50)
 
     first.kill()

@@ -17,7 +17,7 @@ from alexq_producer import Producer
 from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import WorkerProcess, stopped_server
 
@@ -42,7 +42,7 @@ def test_jobs_and_messages_wait_out_a_database_outage(
 ) -> None:
     worker = start_worker()
     app = Celery("client", broker=settings.broker_url, backend=settings.broker_url, set_as_current=False)
-    submission = producer.submit([photo()] * 300)
+    submission = producer.submit(distinct([photo()], 300))
     eventually(lambda: worker.lines("batch"))
 
     with postgres_server.outage(settings.database_url):

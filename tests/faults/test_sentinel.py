@@ -20,7 +20,7 @@ from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import JPEG, running_gateway
 from tests.helpers.monitor import running_monitor
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
 PASSWORD = "secret"
@@ -133,7 +133,7 @@ def test_jobs_go_on_when_the_master_is_killed_and_none_is_lost(
     photos = [encode(photo_crops(1)[0].resize((256 + n, 256)), "JPEG") for n in range(10)]
     worker = start_worker(max_batch=8)
     with Producer(settings) as producer:
-        before = producer.submit(photos * 30)
+        before = producer.submit(distinct(photos, 300))
         eventually(lambda: worker.lines("batch"), 60)
 
         watched.master.process.kill()

@@ -170,6 +170,37 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_switch_loses_nothing(
     assert made_by(jobs) == {"untrained-seed0", "second"}
 
 
+LOADS_FOR_EVER = """
+import sys, time
+from alexq_worker.serving import Loader
+load = Loader.load
+def held(self, ref=""):
+    if ref:
+        print("loading", ref, flush=True)
+        time.sleep(3600)
+    return load(self, ref)
+Loader.load = held
+from alexq_worker.app import main
+sys.exit(main())
+"""
+
+
+def test_a_worker_that_is_killed_while_it_loads_a_pinned_version_loses_nothing(
+    store: ModelStore, producer: Producer, start_worker: StartWorker, photos: list[bytes]
+) -> None:
+    second = add_version(store, "second")
+    worker = start_worker(program=LOADS_FOR_EVER)
+    pinned = producer.submit(photos[:3], model=second)
+    eventually(lambda: f"loading {second}" in worker.log.read_text(), 60, what="it loads the version")
+    others = producer.submit(photos).wait(timeout_s=60)  # they do not wait for it
+    worker.kill()
+    start_worker()
+    jobs = pinned.wait(timeout_s=120)
+
+    assert {(job.state, job.attempt, job.errors) for job in jobs} == {(JobState.SUCCEEDED, 2, 0)}
+    assert (made_by(jobs), made_by(others)) == ({"second"}, {"untrained-seed0"})
+
+
 def test_a_worker_that_is_stopped_in_the_middle_of_a_switch_ends_in_good_order(
     store: ModelStore, start_worker: StartWorker
 ) -> None:

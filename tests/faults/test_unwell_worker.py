@@ -17,7 +17,7 @@ from alexq_schema.job import JobState
 from alexq_schema.names import QUEUE_CLASSIFY, Lane
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
@@ -84,7 +84,7 @@ def test_a_worker_whose_device_hangs_or_breaks_ends_and_another_does_its_jobs(
 ) -> None:
     unwell = start_worker(program=fault + MAIN, unhealthy_after_s=3.0, max_batch=4)
     assert health_of(unwell)["is_healthy"] is True
-    submission = producer.submit([photo()] * 60)
+    submission = producer.submit(distinct([photo()], 60))
 
     assert unwell.process.wait(150) == 70
     assert health_of(unwell)["is_healthy"] is False
@@ -125,7 +125,7 @@ def test_a_worker_without_disk_space_ends_and_loses_nothing(
     if settings.database_url != sqlite_url:
         pytest.skip("only SQLite writes on the worker's own disk")
     full = start_worker(program=NO_ROOM + MAIN, unhealthy_after_s=3.0, max_batch=4)
-    submission = producer.submit([photo()] * 200)
+    submission = producer.submit(distinct([photo()], 200))
 
     assert full.process.wait(150) == 70
     assert "free space" in str(health_of(full)["reason"])

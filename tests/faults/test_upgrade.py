@@ -17,7 +17,7 @@ from alexq_schema import migrations
 from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import WorkerProcess
 
@@ -31,7 +31,8 @@ import sys
 from pathlib import Path
 from alexq_producer import Producer
 with Producer() as producer:
-    print(producer.submit([Path(sys.argv[1]).read_bytes()] * int(sys.argv[2])).id)
+    photo = Path(sys.argv[1]).read_bytes()
+    print(producer.submit([photo + number.to_bytes(8) for number in range(int(sys.argv[2]))]).id)
 """
 
 
@@ -103,7 +104,7 @@ def test_a_worker_of_the_previous_release_finishes_its_jobs_beside_a_new_one(
         migrations.upgrade(settings.database_url)  # expand
         new = start_worker()  # deploy
         first = producer.submission(UUID(submitted))
-        second = producer.submit([photo.read_bytes()] * 200)
+        second = producer.submit(distinct([photo.read_bytes()], 200))
 
         jobs = first.wait(timeout_s=150) + second.wait(timeout_s=150)
         assert {(job.state, job.attempt) for job in jobs} == {(JobState.SUCCEEDED, 1)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import struct
 import zlib
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from io import BytesIO
@@ -50,6 +51,11 @@ def encode(image: Image.Image, file_format: str = "JPEG", mode: str | None = Non
     file = BytesIO()
     (image.convert(mode) if mode else image).save(file, file_format, **options)
     return file.getvalue()
+
+
+def distinct(images: Sequence[bytes], count: int) -> list[bytes]:
+    """Return ``count`` files of these pictures in turn, none equal to another: workers compute each."""
+    return [images[number % len(images)] + number.to_bytes(8) for number in range(count)]
 
 
 def parity_images() -> list[tuple[str, bytes]]:

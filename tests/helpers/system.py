@@ -19,6 +19,7 @@ from alexq_schema.db.tables import JobEvent, Worker
 from alexq_schema.ids import new_id
 from alexq_schema.job import Job, ModelRef
 from alexq_schema.names import Lane
+from alexq_schema.options import Options
 from alexq_schema.work import Claim, Outcome, PredictionWriter, Succeeded
 
 MODEL = ModelRef(name="alexnet", version="test", precision="fp32", trained=False)
@@ -67,13 +68,14 @@ class System:
         deadline_s: float | None = None,
         lane: Lane = Lane.BULK,
         notice: Notice | None = None,
+        tenant: str | None = None,
+        options: Options | None = None,
         queue: str = "",
     ) -> list[UUID]:
         new = [NewJob(new_id(), f"{number}.jpg", image, 3) for number in range(count)]
+        one = NewSubmission(new_id(), new, lane, deadline_s, tenant, notice, options=options, queue=queue)
         with self.database.begin() as connection:
-            accept.add(
-                connection, [NewSubmission(new_id(), new, lane, deadline_s, notice=notice, queue=queue)]
-            )
+            accept.add(connection, [one])
         return [job.job_id for job in new]
 
     def claim(self, job_ids: list[UUID], worker: UUID | None = None, queue: str = "") -> list[Claim]:

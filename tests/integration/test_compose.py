@@ -22,7 +22,7 @@ from alexq_schema.models import ModelStore
 from tests.helpers import compose
 from tests.helpers.composed import Composed, Container
 from tests.helpers.eventually import eventually
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.photos import distinct, encode, photo_crops
 
 SCHEMA = compose.ROOT / "tests/schemas/compose-spec.json"
 FILES = (compose.PATH, compose.ROOT / "deploy/compose/dashboards.yml")
@@ -86,10 +86,12 @@ def test_what_the_file_runs_loses_nothing_while_workers_come_and_go(project: Com
     photographs = [encode(crop) for crop in photo_crops(8)]
 
     with Client(f"http://{gateway}:8080", api_key=key) as client:
-        submitted = [client.submit(photographs * 6)]  # 48, for one worker
+        submitted = [client.submit(distinct(photographs, 48))]  # 48, for one worker
         later = [project.up("worker-cpu", replica, is_forked=True) for replica in (1, 2)]
         eventually(lambda: 'alexq_workers{state="alive"} 3.0' in metrics(monitor), what="three are seen")
-        submitted.append(client.submit(photographs * 19))  # 152: two of the three leave in the midst of them
+        submitted.append(
+            client.submit(distinct(photographs, 152))
+        )  # 152: two of the three leave in the midst of them
         eventually(
             lambda: submitted[1].progress().counts.get(JobState.SUCCEEDED, 0) > 8, what="work is in hand"
         )

@@ -16,7 +16,7 @@ from alexq.stack.environment import free_port
 from alexq_schema.job import JobState
 from tests.helpers.compose import ROOT
 from tests.helpers.eventually import eventually
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.photos import distinct, encode, photo_crops
 
 PROJECT = "alexq-test"
 UP_S = 1800.0
@@ -82,9 +82,9 @@ def test_the_project_loses_nothing_while_it_is_scaled(project: Project) -> None:
     key = (project.folder / "deploy/compose/secrets/alexq_api_key").read_text().strip()
     photographs = [encode(crop) for crop in photo_crops(8)]
     with Client(f"http://127.0.0.1:{project.port}", api_key=key) as client:
-        submitted = [client.submit(photographs * 6)]
+        submitted = [client.submit(distinct(photographs, 48))]
         project.compose("up", "-d", "--wait", "--scale", "worker-cpu=3")
-        submitted.append(client.submit(photographs * 19))
+        submitted.append(client.submit(distinct(photographs, 152)))
         eventually(
             lambda: submitted[1].progress().counts.get(JobState.SUCCEEDED, 0) > 8, what="work is in hand"
         )

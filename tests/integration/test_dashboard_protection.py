@@ -22,6 +22,7 @@ ACTIONS = {
     "/dead/redrive": {"which": "all"},
     "/submissions/{submission}/cancel": {},
     "/models/activate": {"model": "alexnet/untrained-seed0"},
+    "/models/rollback": {},
 }
 
 
@@ -214,6 +215,9 @@ def test_an_administrator_activates_a_model_that_is_whole(admin: MonitorProcess,
         assert admin.post("/models/activate", {"model": "../../etc"}, "/dead").status_code == 409
         assert admin.post("/models/activate", {"model": "alexnet/no-such"}, "/dead").status_code == 409
         assert store.active_ref() == other
+        assert f"Roll back to {before}" in admin.get("/models").text
+        assert admin.post("/models/rollback", {}, "/dead").status_code == 303
+        assert store.active_ref() == before
     finally:
         store.activate(before)
 

@@ -126,6 +126,7 @@ def test_minutes_count_every_job_once_when_it_came_in_and_when_it_ended(
     assert sum(one.batches for one in ended.values()) == pytest.approx(
         sum(1 / row.batch_size for row in every if row.batch_size)
     )
+    assert sum(one.images for one in ended.values()) == sum(row.batch_size is not None for row in every)
     assert all(one.unnumbered == 0 for one in ended.values())
 
 

@@ -28,7 +28,7 @@ from alexq_schema.names import QUEUES
 from alexq_schema.settings import Settings
 from alexq_worker.inference.torchvision_ops import import_torchvision
 from tests.helpers.eventually import eventually
-from tests.helpers.photos import encode, parity_images, photo_crops
+from tests.helpers.photos import distinct, encode, parity_images, photo_crops
 from tests.helpers.processes import WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
@@ -101,7 +101,7 @@ def test_seven_hundred_images_of_one_call_fill_the_batches(
     worker = start_worker(max_batch=64)
     images = [encode(crop, "JPEG") for crop in photo_crops(64)]
 
-    submission = producer.submit(images[number % 64] for number in range(700))
+    submission = producer.submit(distinct(images, 700))
     jobs = submission.wait(timeout_s=300)
 
     assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 700
@@ -119,7 +119,7 @@ def test_a_long_submission_does_not_keep_a_single_image_waiting(
 ) -> None:
     worker = start_worker(max_batch=16)
     images = [encode(crop, "JPEG") for crop in photo_crops(64)]
-    bulk = producer.submit(images[number % 64] for number in range(500))
+    bulk = producer.submit(distinct(images, 500))
     eventually(lambda: len(worker.lines("batch")) > 2, what="the bulk submission is under way")
 
     single = producer.classify(images[0], timeout_s=150)
@@ -156,7 +156,7 @@ def test_a_worker_that_is_told_to_stop_leaves_nothing_half_done(
 ) -> None:
     first = start_worker()
     images = [encode(crop, "JPEG") for crop in photo_crops(64)]
-    submission = producer.submit(images[number % 64] for number in range(600))
+    submission = producer.submit(distinct(images, 600))
     eventually(lambda: first.lines("batch"))
 
     assert first.terminate() == 0

@@ -276,6 +276,6 @@ def test_each_process_logs_json_and_says_what_a_line_is_about(scene: Scene) -> N
     assert len({line["worker_id"] for line in worker if line["event"] == "batch"}) == 1
     batches = [line for line in worker if line["event"] == "batch"]
     assert [line["batch_id"] for line in batches] == list(range(1, len(batches) + 1))
-    assert sum(line["size"] for line in batches) == 6
+    assert sum(line["size"] + line["shared"] for line in batches) == 6
     [failed] = [line for line in worker if line["event"] == "failed"]
     assert failed["codes"] == {"image_truncated": 1}

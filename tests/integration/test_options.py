@@ -25,7 +25,7 @@ from tests.helpers.nursery import run_alexq
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
-ALL = {"crops": 10, "top_k": 20, "min_probability": 0.001, "temperature": 0.5}
+ALL = {"crops": 10, "top_k": 20, "min_probability": 0.001, "temperature": 0.5, "reuse": True}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,17 @@ def test_options_are_kept_whichever_way_a_job_comes(
             ),
         ]
     assert [answer.status_code for answer in asked] == [202] * 5, [answer.text for answer in asked]
-    flags = ["--crops", "10", "--top-k", "20", "--min-probability", "0.001", "--temperature", "0.5"]
+    flags = [
+        "--crops",
+        "10",
+        "--top-k",
+        "20",
+        "--min-probability",
+        "0.001",
+        "--temperature",
+        "0.5",
+        "--reuse",
+    ]
     for server in ([], ["--server", gateway.url]):
         done = run_alexq(settings, "submit", str(path), *flags, *server)
         assert done.returncode == 0, done.stderr
@@ -86,7 +96,7 @@ def test_a_job_as_ever_keeps_nothing(
     producer: Producer, gateway: GatewayProcess, photo: bytes, database: Database
 ) -> None:
     producer.submit(photo)
-    producer.submit(photo, crops=1, top_k=5, min_probability=0.0, temperature=1.0)
+    producer.submit(photo, crops=1, top_k=5, min_probability=0.0, temperature=1.0, reuse=False)
     with Client(gateway.url) as client:
         client.submit([photo], top_k=5)
 

@@ -19,7 +19,7 @@ from alexq_schema.settings import Settings
 from tests.helpers.gateway import running_gateway
 from tests.helpers.monitor import running_monitor
 from tests.helpers.pgbouncer import PROGRAM, pgbouncer_before
-from tests.helpers.photos import encode, photo_crops
+from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import WorkerProcess
 
@@ -69,7 +69,7 @@ def test_jobs_are_done_through_a_pooler(
     photo = encode(photo_crops(1)[0], "JPEG")
     workers = [start_worker() for _ in range(2)]
     with Producer(settings) as producer:
-        jobs = producer.submit([photo] * 200).wait(90)
+        jobs = producer.submit(distinct([photo], 200)).wait(90)
         jobs += [producer.classify(photo) for _ in range(10)]
     with running_gateway(settings, tmp_path / "gateway.log") as gateway, gateway.client() as client:
         headers = {"Content-Type": "image/jpeg", "Prefer": "wait=30"}

@@ -24,6 +24,7 @@ from alexq_schema.db import (
     jobs,
     minutes,
     pages,
+    past_results,
     publishing,
     queries,
     retention,
@@ -38,6 +39,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.ids import new_id
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane, QueueLane, lanes_of
+from alexq_schema.options import Options
 from alexq_schema.webhooks import Event
 from alexq_schema.work import Crashed, Errored, Failed
 from benchmarks.scale.load import insert_ended
@@ -183,6 +185,13 @@ def serve(system: System) -> None:
     assert system.commit([*ours, *map(success, others)]) == 60
 
 
+def reuse(system: System) -> None:
+    claims = system.claim(system.queue(64, tenant="shop", options=Options(reuse=True)))
+    with system.database.begin() as connection:
+        past_results.find(connection, claims, system.model_id)
+        past_results.keep(connection, [success(claim) for claim in claims], system.worker)
+
+
 def look(system: System) -> None:
     with system.database.read() as connection:
         assert backlog.waiting(connection)[QueueLane("", Lane.BULK)].jobs >= 2_000
@@ -225,6 +234,7 @@ def search_for(**wanted: Any) -> Callable[[System], None]:
     ("act", "index"),
     [
         (serve, None),
+        (reuse, None),
         (read, None),
         (cancel, None),
         (redrive, "ix_jobs_ended"),
@@ -254,7 +264,19 @@ def search_for(**wanted: Any) -> Callable[[System], None]:
         (measure_usage, "ix_jobs_unclaimed"),
     ],
     ids=[
-        *("serve", "read", "cancel", "redrive", "list", "label", "publish", "silent", "expire", "delete"),
+        *(
+            "serve",
+            "reuse",
+            "read",
+            "cancel",
+            "redrive",
+            "list",
+            "label",
+            "publish",
+            "silent",
+            "expire",
+            "delete",
+        ),
         *("wake", "deliver"),
         *(
             "look",

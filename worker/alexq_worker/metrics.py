@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 from alexq_schema.errors import AlexqError, SettingsError
 from alexq_schema.job import TERMINAL_STATES, JobState, ModelRef
 from alexq_schema.names import Lane
-from alexq_schema.work import Crashed, Errored, Failed, Late, Outcome, Succeeded
+from alexq_schema.work import Crashed, Errored, Failed, Late, Outcome, Reused, Succeeded
 from alexq_worker.bulk_histogram import BulkHistogram
 from alexq_worker.pipeline.commit import CommitReport
 
@@ -44,6 +44,7 @@ OTHER: Final = "other"
 
 _OUTCOMES: Final[dict[type[Outcome], str]] = {
     Succeeded: "succeeded",
+    Reused: "reused",
     Failed: "failed",
     Errored: "errored",
     Crashed: "crashed",
@@ -132,6 +133,9 @@ class Metrics:
         self._fill = Histogram(
             "batch_fill_ratio", "Images of a batch, of those it might have had.", buckets=SHARES, **of
         )
+        self._shared = Counter(
+            "shared_jobs", "Jobs answered by another's forward: of the same image, in flight with it.", **of
+        )
         lanes = [lane.value for lane in Lane]
         self._waiting = self._bulk(
             "waiting_seconds", "From acceptance to a job's first claim.", LIFE_S, "lane", lanes
@@ -208,6 +212,8 @@ class Metrics:
         """Note one transaction: what it costs grows with the batch by a search in a few numbers an image."""
         for batch in report.batches:
             self._images.observe(batch.size)
+            if batch.shared:
+                self._shared.inc(batch.shared)
             self._fill.observe(batch.size / batch.limit)
             self._forward.observe(batch.forward_s)
             self._decode.observe_all(batch.decode_s)

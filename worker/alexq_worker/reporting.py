@@ -41,6 +41,7 @@ class Reporting:
                     extra={
                         "batch_id": batch.batch_id,
                         "size": batch.size,
+                        "shared": batch.shared,
                         "model": batch.model,
                         "decode_s": round(sum(batch.decode_s), 4),
                         "forward_s": round(batch.forward_s, 4),

@@ -12,7 +12,7 @@ from celery import Celery, states
 from kombu.exceptions import KombuError
 
 from alexq_schema.celery_settings import publish
-from alexq_schema.db import idempotency, jobs, publishing, queries, retention, sweeper
+from alexq_schema.db import idempotency, jobs, past_results, publishing, queries, retention, sweeper
 from alexq_schema.db.jobs import Ended, Limits
 from alexq_schema.db.session import Database
 from alexq_schema.images import PARTS, ImageStore
@@ -128,6 +128,9 @@ class Sweeper:
         if self._settings.retain_jobs_s:
             with self._database.begin() as connection:
                 deleted = retention.delete_old(
+                    connection, older_than_s=self._settings.retain_jobs_s, limit=SWEEP_LIMIT
+                )
+                past_results.delete_old(
                     connection, older_than_s=self._settings.retain_jobs_s, limit=SWEEP_LIMIT
                 )
             if deleted:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from random import Random
 from uuid import UUID
 
-from alexq_schema.db import jobs, queries
+from alexq_schema.db import jobs, past_results, queries
 from alexq_schema.db.jobs import Limits
 from alexq_schema.db.session import Database
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import DEFAULT_QUEUE, TASK_CLASSIFY_IMAGE
-from alexq_schema.work import Claim, Outcome
+from alexq_schema.work import Claim, Outcome, Reused, Succeeded
 
 MAX_PAUSE_S = 600.0
 """Longest pause between two attempts."""
@@ -52,8 +52,14 @@ class SqlJobTable:
         with self._database.begin_repeatable() as connection:
             return jobs.claim(connection, job_ids, self._worker_id, self._queue)
 
+    def find_past(self, claims: Sequence[Claim], model_id: int) -> list[Reused]:
+        """Return the outcomes of those that a past result answers: one statement."""
+        with self._database.read() as connection:
+            return past_results.find(connection, claims, model_id)
+
     def commit(self, outcomes: Sequence[Outcome]) -> Commit:
-        """Write what became of claimed jobs, and read back those that someone waits for."""
+        """Write what became of claimed jobs, keep what later ones may reuse, read what someone waits for."""
+        reusable = [one for one in outcomes if isinstance(one, Succeeded) and one.claim.reuses]
         asked = [outcome.claim.job_id for outcome in outcomes if outcome.claim.task == TASK_CLASSIFY_IMAGE]
         with self._database.begin_repeatable() as connection:
             written = jobs.commit(
@@ -63,6 +69,8 @@ class SqlJobTable:
                 limits=self._limits,
                 pause_s=self._pause_s,
             )
+            if reusable:
+                past_results.keep(connection, reusable, self._worker_id)
             answers = {job.job_id: job for job in queries.finished(connection, asked) if job.job_id}
         return Commit(written, len(outcomes) - sum(written.values()), answers)
 

@@ -8,7 +8,7 @@ the trace that handed it in, linked with its batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -16,8 +16,9 @@ from uuid import UUID
 from alexq_schema import tracing
 from alexq_schema.names import DEFAULT_QUEUE, queue_name
 from alexq_schema.tracing import PROCESS
-from alexq_schema.work import Succeeded
+from alexq_schema.work import Answered
 from alexq_worker.pipeline.commit import BatchReport, CommitReport, JobReport, code_of
+from alexq_worker.pipeline.flow import Item, with_followers
 
 if TYPE_CHECKING:
     from alexq_schema.tracing import Span
@@ -67,10 +68,11 @@ class Traces:
         began_at = time.time() - self._clock()  # the pipeline's clock has no date
         batch_of: dict[UUID, Span] = {}
         for batch in report.batches:
-            made = self._batch(batch, report, began_at)
+            of_batch = with_followers(batch.items)
+            made = self._batch(batch, of_batch, report, began_at)
             if made is not None:
                 recorded.batches[batch.batch_id] = made
-                batch_of.update((item.claim.job_id, made) for item in batch.items if item.claim.traceparent)
+                batch_of.update((item.claim.job_id, made) for item in of_batch if item.claim.traceparent)
         for job in report.jobs:
             claim = job.outcome.claim
             if claim.traceparent:
@@ -79,7 +81,9 @@ class Traces:
                     recorded.jobs[claim.job_id] = made
         return recorded
 
-    def _batch(self, batch: BatchReport, report: CommitReport, began_at: float) -> Span | None:
+    def _batch(
+        self, batch: BatchReport, of_batch: Sequence[Item], report: CommitReport, began_at: float
+    ) -> Span | None:
         claimed_at = min(item.claimed_at for item in batch.items)
         decode_at = min(item.decoded_at - item.decode_s for item in batch.items)
         decoded_at = max(item.decoded_at for item in batch.items)
@@ -95,8 +99,9 @@ class Traces:
                 "alexq.batch.id": batch.batch_id,
                 "alexq.model": batch.model,
                 "alexq.batch.limit": batch.limit,
+                "alexq.batch.shared": batch.shared,
             },
-            links=[item.claim.traceparent for item in batch.items if item.claim.traceparent],
+            links=[item.claim.traceparent for item in of_batch if item.claim.traceparent],
         )
         stages = {
             "decode": (decode_at, decoded_at),
@@ -125,5 +130,5 @@ class Traces:
             },
             parent=claim.traceparent,
             links=[] if batch is None else [batch],
-            error="" if isinstance(outcome, Succeeded) else code_of(outcome),
+            error="" if isinstance(outcome, Answered) else code_of(outcome),
         )

@@ -13,7 +13,7 @@ from alexq_monitor.pages.batches import BatchesPage
 from alexq_monitor.pages.dead import DeadPage, Redrive
 from alexq_monitor.pages.export import ExportPage
 from alexq_monitor.pages.job import ImagePage, JobPage
-from alexq_monitor.pages.models import Activate, ModelsPage
+from alexq_monitor.pages.models import Activate, ModelsPage, Rollback
 from alexq_monitor.pages.overview import OverviewPage
 from alexq_monitor.pages.results import ResultsPage
 from alexq_monitor.pages.submissions import CancelSubmission, SubmissionPage, SubmissionsPage
@@ -33,6 +33,7 @@ PAGES: Final[tuple[tuple[str, type[RequestHandler]], ...]] = (
     (r"/dead/redrive", Redrive),
     (r"/models", ModelsPage),
     (r"/models/activate", Activate),
+    (r"/models/rollback", Rollback),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +18,7 @@ from alexq_schema.db.pages import models
 from alexq_schema.errors import ModelInvalidError, ModelNotFoundError, UsageError
 from alexq_schema.job import ModelRef
 from alexq_schema.model_info import ModelInfo
-from alexq_schema.models import ModelStore
+from alexq_schema.models import ModelStore, ModelVersion
 
 log = logging.getLogger("alexq.monitor")
 
@@ -29,6 +30,8 @@ class Shelf:
     folder: str
     is_there: bool
     active: str | None
+    previous: str | None
+    """The version that was active before."""
     versions: list[tuple[str, ModelInfo | None, str]]
     """Reference, what its ``model.json`` says, and what is wrong with it."""
 
@@ -41,7 +44,9 @@ def look(store: ModelStore) -> Shelf:
             versions.append((ref, store.find(ref).info, ""))
         except (ModelNotFoundError, ModelInvalidError) as error:
             versions.append((ref, None, str(error)))
-    return Shelf(str(store.models_dir), store.models_dir.is_dir(), store.active_ref(), versions)
+    return Shelf(
+        str(store.models_dir), store.models_dir.is_dir(), store.active_ref(), store.previous_ref(), versions
+    )
 
 
 def _read(
@@ -81,9 +86,25 @@ class Activate(Page):
         ref = self.asked("model")
         if ref is None:
             raise UsageError("say which model: name/version")
-        try:
-            await self.dashboard.sources.files(partial(self.dashboard.sources.models.activate, ref), HASH_S)
-        except OSError as error:
-            raise ModelInvalidError(f"the models folder cannot be written: {error.strerror}") from error
-        log.info("%s activated %s", self.actor, ref)
-        self.redirect(self.path("/models", activated=1), status=303)
+        await _change(self, partial(self.dashboard.sources.models.activate, ref), "activated")
+
+
+class Rollback(Page):
+    """``POST /models/rollback``."""
+
+    tab = "models"
+
+    async def post(self) -> None:
+        """Make the version that was active before this one the active one again."""
+        self.require_admin()
+        await _change(self, self.dashboard.sources.models.rollback, "rolled back to")
+
+
+async def _change(page: Page, change: Callable[[], ModelVersion], done: str) -> None:
+    """Change the active version, note by whom, and show the models again."""
+    try:
+        version = await page.dashboard.sources.files(change, HASH_S)
+    except OSError as error:
+        raise ModelInvalidError(f"the models folder cannot be written: {error.strerror}") from error
+    log.info("%s %s %s", page.actor, done, version.info.ref)
+    page.redirect(page.path("/models", activated=1), status=303)

@@ -43,6 +43,8 @@ class Caller:
     scopes: frozenset[Scope]
     queue: str = DEFAULT_QUEUE
     """Where their jobs go: the key says, never the request."""
+    reuse: bool = False
+    """Whether past results may answer what they hand in, asked for or not."""
 
 
 EVERYONE_HERE: Final = Caller(None, frozenset(Scope))
@@ -92,7 +94,7 @@ class Gate:
                 self._known.pop(next(iter(self._known)))
             self._known[sha256] = known, time.monotonic() + TRUSTED_S
         assert known is not None
-        return Caller(known.tenant, known.scopes, known.queue)
+        return Caller(known.tenant, known.scopes, known.queue, known.reuse)
 
     def _look_up(self, sha256: str) -> KnownKey | None:
         with self._core.database.read() as connection:

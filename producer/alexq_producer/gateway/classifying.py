@@ -35,6 +35,13 @@ Temperature = Annotated[
         description="What the outputs are divided by before the softmax: above 1, more even probabilities."
     ),
 ]
+Reuse = Annotated[
+    bool,
+    Query(
+        description="Whether a past result of yours, for the same bytes, version and options, may answer at "
+        "once; `reused_from` then names its job."
+    ),
+]
 
 
 async def how(
@@ -42,10 +49,17 @@ async def how(
     top_k: TopK = TOP_K,
     min_probability: MinProbability = 0.0,
     temperature: Temperature = 1.0,
+    reuse: Reuse = False,
 ) -> Options | None:
     """Return the options that are not as ever; a coroutine, as FastAPI would run a function in a thread."""
     return Options.of(
-        {"crops": crops, "top_k": top_k, "min_probability": min_probability, "temperature": temperature}
+        {
+            "crops": crops,
+            "top_k": top_k,
+            "min_probability": min_probability,
+            "temperature": temperature,
+            "reuse": reuse,
+        }
     )
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from alexq_producer.gateway.auth import BEARER, Caller, let_in
-from alexq_producer.gateway.classifying import Crops, MinProbability, PinnedModel, Temperature, TopK
+from alexq_producer.gateway.classifying import Crops, MinProbability, PinnedModel, Reuse, Temperature, TopK
 from alexq_producer.gateway.headers import WebhookId, preferred_wait_s
 from alexq_producer.gateway.problems import error_response
 from alexq_producer.producer import MAX_DEADLINE_S
@@ -45,6 +45,7 @@ class JobOptions(BaseModel):
     top_k: TopK = TOP_K
     min_probability: MinProbability = 0.0
     temperature: Temperature = 1.0
+    reuse: Reuse = False
 
     @property
     def how(self) -> Options | None:

@@ -124,6 +124,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "top_k": 10,
     "min_probability": 0.01,
     "temperature": 1.5,
+    "reuse": True,
     "rejected": "skip",
     "wait_s": 60,
     "name": "alexnet",

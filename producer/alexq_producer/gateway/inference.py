@@ -125,6 +125,7 @@ async def _accept(request: Request, asked: Asked, model: str | None) -> tuple[In
         key=asked.key,
         model=model,
         queue=asked.caller.queue,
+        reuse=asked.caller.reuse,
     )
     async with intake.admit(wish) as grant:
         return await _take(request, asked, wish, grant)

@@ -32,6 +32,7 @@ from alexq_schema.errors import (
 from alexq_schema.ids import new_id, tagged_id
 from alexq_schema.images import HEAD_BYTES, Staging, check_head
 from alexq_schema.job import Job, JobState, Timings
+from alexq_schema.options import Options
 
 
 class Intake:
@@ -104,7 +105,7 @@ class Intake:
                 tenant=wish.tenant,
                 notice=wish.notice,
                 model=wish.model,
-                options=wish.options,
+                options=Options.reusing(wish.options) if wish.reuse else wish.options,
                 queue=wish.queue,
             )
             self._require_webhook(wish)

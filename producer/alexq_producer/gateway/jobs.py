@@ -104,6 +104,7 @@ async def submit_image(
         model=options.model,
         options=options.how,
         queue=caller.queue,
+        reuse=caller.reuse,
     )
     content_type = request.headers.get("content-type", "")
     limit = core.settings.max_image_bytes

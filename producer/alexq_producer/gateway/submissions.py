@@ -117,6 +117,7 @@ async def submit_images(
         model=model,
         options=options,
         queue=caller.queue,
+        reuse=caller.reuse,
     )
     settings = core.settings
 

@@ -94,6 +94,7 @@ class RequestParameters(BaseModel):
     crops: int | None = None
     top_k: int | None = None
     temperature: float | None = None
+    reuse: bool | None = None
     """As :class:`alexq_schema.options.Options`; a least probability would make the outputs ragged."""
 
     def options(self) -> Options | None:
@@ -102,7 +103,9 @@ class RequestParameters(BaseModel):
         Raises:
             UsageError: it makes no sense.
         """
-        return Options.of(self.model_dump(include={"crops", "top_k", "temperature"}, exclude_none=True))
+        return Options.of(
+            self.model_dump(include={"crops", "top_k", "temperature", "reuse"}, exclude_none=True)
+        )
 
 
 class InferRequest(BaseModel):

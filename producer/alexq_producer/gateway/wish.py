@@ -33,6 +33,8 @@ class Wish:
     """How they are to be classified; None: as ever."""
     queue: str = DEFAULT_QUEUE
     """The caller's: whose workers do them."""
+    reuse: bool = False
+    """Whether the caller's key lets past results answer, whatever the options say."""
 
     @property
     def at(self) -> QueueLane:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, Index, Row, String, insert, select, update
+from sqlalchemy import Connection, Index, Row, String, false, insert, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from alexq_schema.db.clock import db_now
@@ -33,6 +33,8 @@ class ApiKey(Base):
     """Where the jobs go that are handed in with it."""
     created_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    reuse: Mapped[bool] = mapped_column(server_default=false())
+    """Whether past results may answer all that is handed in with it."""
 
     __table_args__ = (Index("ix_api_keys_sha256", "key_sha256", unique=True),)
 
@@ -48,6 +50,7 @@ class KnownKey:
     created_at: datetime
     revoked_at: datetime | None
     queue: str = DEFAULT_QUEUE
+    reuse: bool = False
 
 
 def add(
@@ -58,6 +61,7 @@ def add(
     scopes: Collection[Scope],
     sha256: str,
     queue: str = DEFAULT_QUEUE,
+    reuse: bool = False,
 ) -> UUID:
     """Store a new key by its hash and return its id."""
     key_id = new_id()
@@ -70,6 +74,7 @@ def add(
             key_sha256=sha256,
             queue=queue,
             created_at=db_now(),
+            reuse=reuse,
         )
     )
     return key_id
@@ -108,4 +113,5 @@ def _known(row: Row[tuple[object, ...]]) -> KnownKey:
         created_at=row.created_at,
         revoked_at=row.revoked_at,
         queue=row.queue,
+        reuse=row.reuse,
     )

@@ -60,7 +60,7 @@ from alexq_schema.errors import DeadlineError, WorkerCrashedError
 from alexq_schema.job import JobState
 from alexq_schema.names import DEFAULT_QUEUE
 from alexq_schema.text import storable
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
+from alexq_schema.work import Answered, Claim, Crashed, Errored, Failed, Late, Outcome, Reused, Succeeded
 
 Id = TypeVar("Id", UUID, str)
 
@@ -209,18 +209,20 @@ _EXPIRED: dict[str, Any] = {
     "error_code": DeadlineError.code,
     "error_detail": "no worker was free in time to do it by its deadline: submit again, or add workers",
 }
-_SUCCEED = _MINE.values(
+_ANSWER = _MINE.values(
     state=literal_state(JobState.SUCCEEDED),
     finished_at=db_now(),
     model_id=bindparam("b_model"),
     label=bindparam("b_label"),
     probability=bindparam("b_probability"),
     predictions=json_text("b_predictions"),
+    error_code=null(),
+    error_detail=null(),
+)
+_SUCCEED = _ANSWER.values(
     decode_s=bindparam("b_decode_s"),
     forward_s=bindparam("b_forward_s"),
     batch_size=bindparam("b_batch_size"),
-    error_code=null(),
-    error_detail=null(),
 )
 _BACK: dict[str, Any] = {"state": JobState.QUEUED, "published_at": None}
 _DEAD: dict[str, Any] = {"state": JobState.DEAD, "published_at": None, "finished_at": db_now()}
@@ -230,6 +232,7 @@ _ONE_CRASH: dict[str, Any] = {"crashes": Job.crashes + 1, **_GIVEN_ERROR}
 _ERRORED, _CRASHED = _record_mine(JobEventKind.ERRORED), _record_mine(JobEventKind.CRASHED)
 _WRITES: dict[tuple[type[Outcome], JobState], tuple[Insert | Update, ...]] = {
     (Succeeded, JobState.SUCCEEDED): (_SUCCEED,),
+    (Reused, JobState.SUCCEEDED): (_ANSWER.values(reused_from=bindparam("b_from", type_=Job.id.type)),),
     (Failed, JobState.FAILED): (_MINE.values(state=JobState.FAILED, finished_at=db_now(), **_GIVEN_ERROR),),
     (Errored, JobState.QUEUED): (_ERRORED, _MINE.values(**_BACK, **_REST, **_ONE_ERROR)),
     (Errored, JobState.DEAD): (_ERRORED, _MINE.values(**_DEAD, retry_at=None, **_ONE_ERROR)),
@@ -273,7 +276,7 @@ def commit(
 def _state_after(outcome: Outcome, limits: Limits) -> JobState:
     """Return the state that an outcome leads to; what the claim counted holds as long as the fence does."""
     match outcome:
-        case Succeeded():
+        case Succeeded() | Reused():
             return JobState.SUCCEEDED
         case Failed():
             return JobState.FAILED
@@ -293,12 +296,10 @@ def _held(claim: Claim, worker_id: UUID) -> dict[str, Any]:
 def _what_became(outcome: Outcome, state: JobState, pause_s: Callable[[int], float]) -> dict[str, Any]:
     """Return what the statements of this kind of outcome need beside the fence."""
     match outcome:
+        case Reused():
+            return _answer(outcome) | {"b_from": outcome.job_id}
         case Succeeded():
-            return {
-                "b_model": outcome.model_id,
-                "b_label": outcome.predictions.label and outcome.predictions.label[:255],
-                "b_probability": outcome.predictions.probability,
-                "b_predictions": outcome.predictions.json,
+            return _answer(outcome) | {
                 "b_decode_s": outcome.decode_s,
                 "b_forward_s": outcome.forward_s,
                 "b_batch_size": outcome.batch_size,
@@ -309,6 +310,15 @@ def _what_became(outcome: Outcome, state: JobState, pause_s: Callable[[int], flo
     if isinstance(outcome, Errored) and state is JobState.QUEUED:
         return error | {"b_pause_s": pause_s(outcome.claim.errors + 1)}
     return error
+
+
+def _answer(outcome: Answered) -> dict[str, Any]:
+    return {
+        "b_model": outcome.model_id,
+        "b_label": outcome.predictions.label and outcome.predictions.label[:255],
+        "b_probability": outcome.predictions.probability,
+        "b_predictions": outcome.predictions.json,
+    }
 
 
 _RELEASE = _MINE.values(state=JobState.QUEUED, attempt=Job.attempt - 1, worker_id=None, claimed_at=None)

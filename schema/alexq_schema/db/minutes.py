@@ -49,6 +49,8 @@ class Ended:
     """Jobs by the state that they ended in; absent means 0."""
     batches: float = 0.0
     """Forward passes: each job of a batch of s images counts 1/s."""
+    images: int = 0
+    """Jobs that had a place in one: not those that another's forward or a past result answered."""
     unnumbered: int = 0
     """Those of them whose id does not say when they came in."""
 
@@ -96,6 +98,7 @@ def ended(connection: Connection, first: int, after: int) -> dict[int, Ended]:
             Job.state,
             func.count().label("jobs"),
             func.sum(1.0 / Job.batch_size).label("batches"),
+            func.count(Job.batch_size).label("images"),
             func.sum(case((_IS_NUMBERED, 0), else_=1)).label("unnumbered"),
         )
         .where(
@@ -112,6 +115,7 @@ def ended(connection: Connection, first: int, after: int) -> dict[int, Ended]:
         minute: Ended(
             {JobState(row.state): row.jobs for row in some},
             float(sum(row.batches or 0 for row in some)),
+            int(sum(row.images for row in some)),
             int(sum(row.unnumbered for row in some)),
         )
         for minute, some in rows.items()

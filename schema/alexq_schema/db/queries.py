@@ -28,6 +28,7 @@ _JOBS = (
         JobRow.error_detail,
         JobRow.decode_s,
         JobRow.forward_s,
+        JobRow.reused_from,
         JobRow.created_at,
         JobRow.claimed_at,
         JobRow.finished_at,
@@ -66,6 +67,7 @@ def _job(row: Any) -> Job:
             "crashes": row.crashes,
             "worker": None if row.worker_host is None else f"{row.worker_host}:{row.worker_pid}",
             "image_key": row.image_key,
+            "reused_from": row.reused_from,
             "predictions": [{"rank": rank, **one} for rank, one in enumerate(predictions, start=1)],
             "model": None if row.model_name is None else model,
             "error": None

@@ -137,6 +137,9 @@ class Job(Base):
     decode_s: Mapped[float | None]
     forward_s: Mapped[float | None]
     batch_size: Mapped[int | None]
+    """Images of its batch; None where it had no place in one: another's forward or a past result answered."""
+    reused_from: Mapped[UUID | None]
+    """The job whose past result answers this one; it may be gone."""
 
     model_id: Mapped[int | None] = mapped_column(ForeignKey("model_versions.id"))
     label: Mapped[str | None] = mapped_column(String(255))
@@ -199,6 +202,30 @@ class CanaryResult(Base):
     __table_args__ = (
         UniqueConstraint("model_id", "job_id"),
         Index("ix_canary_results_job", "job_id"),
+    )
+
+
+class PastResult(Base):
+    """A result that may answer later jobs of its tenant; see :mod:`alexq_schema.db.past_results`."""
+
+    __tablename__ = "past_results"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_key: Mapped[str] = mapped_column(String(64))
+    tenant: Mapped[str] = mapped_column(String(64))
+    """Empty for jobs without one."""
+    model_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"))
+    """Name, version, precision and weights that made it."""
+    options: Mapped[str] = mapped_column(Text)
+    """As :func:`alexq_schema.options.asked_of_model` writes them."""
+    job_id: Mapped[UUID]
+    """Whose result it is; that job may be gone."""
+    finished_at: Mapped[datetime]
+    predictions: Mapped[list[dict[str, Any]]] = mapped_column(JSON().with_variant(JSONB(), "postgresql"))
+
+    __table_args__ = (
+        UniqueConstraint("image_key", "tenant", "model_id", "options"),
+        Index("ix_past_results_finished", "finished_at"),
     )
 
 

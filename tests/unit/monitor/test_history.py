@@ -13,7 +13,7 @@ NOW = 29_000_000
 
 def ended(succeeded: int = 0, failed: int = 0, unnumbered: int = 0) -> Ended:
     states = {JobState.SUCCEEDED: succeeded, JobState.FAILED: failed, JobState.CANCELLED: 1}
-    return Ended(states, batches=succeeded / 8, unnumbered=unnumbered)
+    return Ended(states, batches=succeeded / 8, images=succeeded, unnumbered=unnumbered)
 
 
 def test_reading_a_minute_again_replaces_it() -> None:
@@ -21,7 +21,9 @@ def test_reading_a_minute_again_replaces_it() -> None:
     history.put(Piece(NOW, NOW + 1, {NOW: ended(5)}, NOW - 1, {NOW - 1: 3, NOW: 9}))
     history.put(Piece(NOW, NOW + 1, {NOW: ended(7, 2)}, NOW, {}))
 
-    assert history.counts(NOW, NOW + 1) == Counts(came_in=0, succeeded=7, failed=2, ended=10, batches=7 / 8)
+    assert history.counts(NOW, NOW + 1) == Counts(
+        came_in=0, succeeded=7, failed=2, ended=10, batches=7 / 8, images=7
+    )
     assert history.counts(NOW - 1, NOW) == Counts(came_in=3)
     assert history.states(NOW - 1, NOW + 1) == {
         JobState.SUCCEEDED: 7,

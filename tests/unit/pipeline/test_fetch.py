@@ -33,17 +33,18 @@ class Network:
         self.tries = 0
 
     def get(self, key: str) -> bytes:
+        image, _, _ = key.partition("#")
         with self.lock:
             self.reading.append(key)
             self.most = max(self.most, len(self.reading))
             self.tries += 1
         try:
             assert self.open.wait(10)
-            if self.is_away or key in self.refused:
+            if self.is_away or image in self.refused:
                 raise ImageStoreError("the store does not answer")
-            if key == "lost":
+            if image == "lost":
                 raise ImageNotFoundError("no such image")
-            return key.encode()
+            return image.encode()
         finally:
             with self.lock:
                 self.reading.remove(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from alexq_schema.ids import new_id
 from alexq_schema.job import Job, JobState
 from alexq_schema.names import Lane
 from alexq_schema.options import Options
-from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Succeeded
+from alexq_schema.work import Claim, Crashed, Errored, Failed, Late, Outcome, Predictions, Reused, Succeeded
 from alexq_worker.pipeline.commit import CommitReport
 from alexq_worker.pipeline.pipeline import Pipeline
 from alexq_worker.pipeline.policy import BatchPolicy
@@ -51,6 +52,7 @@ class MemoryTable:
 
     def __init__(self) -> None:
         self.queued: dict[UUID, str] = {}
+        self.errors: dict[UUID, int] = {}
         self.crashes: dict[UUID, int] = {}
         self.left_s: dict[UUID, float] = {}
         self.pinned: dict[UUID, str] = {}
@@ -60,12 +62,21 @@ class MemoryTable:
         self.calls: list[str] = []
         self.outages = 0
         self.image_bytes = 0
+        self.past: dict[tuple[str, int], Predictions] = {}
+        self._numbers = itertools.count()
 
     def queue(self, count: int, image: str = "7", crashes: int = 0, pinned: str | None = None) -> list[UUID]:
+        """Queue jobs of as many images, each with a key of its own: what is said of it, and a number."""
         job_ids = [new_id() for _ in range(count)]
         self.pinned |= {} if pinned is None else dict.fromkeys(job_ids, pinned)
-        self.queued.update(dict.fromkeys(job_ids, image))
+        self.queued.update({job_id: f"{image}#{next(self._numbers)}" for job_id in job_ids})
         self.crashes.update(dict.fromkeys(job_ids, crashes))
+        return job_ids
+
+    def queue_same(self, count: int, image: str = "7", pinned: str | None = None) -> list[UUID]:
+        """Queue jobs of one image."""
+        job_ids = self.queue(count, image, pinned=pinned)
+        self.queued.update(dict.fromkeys(job_ids, f"{image}#same"))
         return job_ids
 
     def claim(self, job_ids: Sequence[UUID]) -> list[Claim]:
@@ -79,6 +90,7 @@ class MemoryTable:
                 task="task",
                 source="source",
                 image_key=self.queued.pop(job_id),
+                errors=self.errors.get(job_id, 0),
                 crashes=self.crashes.get(job_id, 0),
                 image_bytes=self.image_bytes,
                 pinned=self.pinned.get(job_id),
@@ -86,6 +98,15 @@ class MemoryTable:
                 left_s=self.left_s.get(job_id),
             )
             for job_id in taken
+        ]
+
+    def find_past(self, claims: Sequence[Claim], model_id: int) -> list[Reused]:
+        """Answer those whose image some job of this version has been answered with before."""
+        self._answer("find_past")
+        return [
+            Reused(claim, self.past[claim.image_key, model_id], model_id, UUID(int=1))
+            for claim in claims
+            if (claim.image_key, model_id) in self.past
         ]
 
     def commit(self, outcomes: Sequence[Outcome]) -> Committed:
@@ -107,15 +128,16 @@ class MemoryTable:
 
 
 class Images:
-    """The key is the image: a grey value, or the name of what is wrong."""
+    """The key is the image: a grey value, or the name of what is wrong, and a number."""
 
     def __init__(self, *, is_remote: bool = False) -> None:
         self.is_remote = is_remote
 
     def get(self, key: str) -> bytes:
-        if key == "lost":
+        image, _, _ = key.partition("#")
+        if image == "lost":
             raise ImageNotFoundError("no such image")
-        return key.encode()
+        return image.encode()
 
 
 class Grey:
@@ -244,9 +266,10 @@ class Child:
         while not self.may_go.wait(0.01):
             if self.is_stopped.is_set():
                 return Errored(claim, "engine_failed", "the worker is stopping")
-        if claim.image_key == "poison":
+        image, _, _ = claim.image_key.partition("#")
+        if image == "poison":
             return Crashed(claim, "SIGSEGV")
-        predictions = version.predictions.write([int(claim.image_key)], [1.0])
+        predictions = version.predictions.write([int(image)], [1.0])
         return Succeeded(claim, predictions, version.model_id, 0.0, 0.0, 1)
 
     def stop(self) -> None:

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from alexq_worker.pipeline.flow import Flow, Item, ItemQueue
+from alexq_worker.pipeline.past import Past
 from alexq_worker.pipeline.pins import Pinned
-from alexq_worker.pipeline.policy import rank
+from alexq_worker.pipeline.policy import Rank, rank
 from alexq_worker.pipeline.ports import JobTable
+from alexq_worker.pipeline.residents import Residents
 from alexq_worker.pipeline.ticket import Ticket
 
 
@@ -20,18 +22,22 @@ class Claimer:
         self,
         flow: Flow,
         table: JobTable,
+        residents: Residents,
         tickets: queue.SimpleQueue[Ticket | None],
         items: ItemQueue,
         suspects: queue.SimpleQueue[Item | None],
         pinned: Pinned,
+        past: Past,
     ) -> None:
         self._flow = flow
         self._table = table
+        self._residents = residents
         self._claimed = 0
         self._tickets = tickets
         self._items = items
         self._suspects = suspects
         self._pinned = pinned
+        self._past = past
 
     def run(self) -> None:
         """Claim until draining begins; then give back what was not claimed."""
@@ -73,12 +79,20 @@ class Claimer:
         for ticket in tickets:
             ticket.start(claimed[id(ticket)])
             self._flow.leave(ticket.lane, len(ticket.job_ids) - claimed[id(ticket)])
+        unpinned: list[Item] = []
         for item in items:
-            self._claimed += 1
-            place = rank(item.ticket.lane, self._claimed)
-            if item.claim.pinned is not None:
-                self._pinned.put((place, item))
-            elif item.claim.crashes:
+            if item.claim.pinned is None:
+                unpinned.append(item)
+            else:
+                self._pinned.put((self._place(item), item))
+        model_id = self._residents.active.model_id
+        for item in self._flow.sharing.join(self._past.left(unpinned, model_id), model_id):
+            place = self._place(item)
+            if item.claim.crashes:
                 self._suspects.put(item)
             else:
                 self._items.put((place, item))
+
+    def _place(self, item: Item) -> Rank:
+        self._claimed += 1
+        return rank(item.ticket.lane, self._claimed)

@@ -7,14 +7,14 @@ import queue
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from alexq_schema.errors import DeadlineError
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane
 from alexq_schema.options import Options
-from alexq_schema.work import Crashed, Errored, Failed, Late, Outcome, Succeeded
+from alexq_schema.work import Answered, Crashed, Errored, Failed, Late, Outcome, Succeeded
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item
 from alexq_worker.pipeline.ports import Answer, JobTable, TopK
 
@@ -40,6 +40,8 @@ class BatchReport:
     """When the device took it, by the pipeline's clock."""
     items: Sequence[Item]
     """Whose images."""
+    shared: int = 0
+    """Jobs beside those, of the same images, that their forward answered."""
 
 
 class JobReport(NamedTuple):
@@ -112,7 +114,9 @@ class CommitStage:
         return waiting
 
     def _commit(self, done: Sequence[Forwarded | Ended]) -> None:
-        pairs = [pair for part in done for pair in self._outcomes(part)]
+        self._flow.sharing.close(item for part in done for item in part.items)
+        leading = [pair for part in done for pair in self._outcomes(part)]
+        pairs = [pair for item, outcome in leading for pair in _shared(item, outcome)]
         outcomes = [outcome for _, outcome in pairs]
         started = self._flow.clock()
         committed = self._flow.until_answered(
@@ -132,6 +136,7 @@ class CommitStage:
                     part.resident.ref,
                     part.began_at,
                     part.items,
+                    sum(len(item.followers) for item in part.items),
                 )
                 for part in done
                 if isinstance(part, Forwarded)
@@ -141,7 +146,7 @@ class CommitStage:
                 for item, outcome in pairs
             ],
             states=committed.states,
-            failed=Counter(code_of(o) for o in outcomes if not isinstance(o, Succeeded)),
+            failed=Counter(code_of(o) for o in outcomes if not isinstance(o, Answered)),
             fenced=committed.fenced,
             commit_s=ended - started,
             in_flight=self._flow.in_flight - len(pairs),
@@ -150,7 +155,7 @@ class CommitStage:
         self._on_committed(report)
         for item, outcome in pairs:
             answer = committed.answers.get(item.claim.job_id)
-            item.ticket.settle(answer, succeeded=isinstance(outcome, Succeeded))
+            item.ticket.settle(answer, succeeded=isinstance(outcome, Answered))
         self._flow.let_go([item for item, _ in pairs])
 
     def _outcomes(self, part: Forwarded | Ended) -> Iterator[tuple[Item, Outcome]]:
@@ -168,6 +173,16 @@ class CommitStage:
                 item,
                 Succeeded(item.claim, predictions, version.model_id, item.decode_s, part.forward_s, size),
             )
+
+
+def _shared(item: Item, outcome: Outcome) -> Iterator[tuple[Item, Outcome]]:
+    """Yield an item and those that follow it, each with what became of it under its own claim."""
+    yield item, outcome
+    for follower in item.followers:
+        if isinstance(outcome, Succeeded):
+            yield follower, replace(outcome, claim=follower.claim, batch_size=None)
+        else:
+            yield follower, replace(outcome, claim=follower.claim)
 
 
 def _answers(top: TopK | Sequence[Answer]) -> Iterable[Answer]:

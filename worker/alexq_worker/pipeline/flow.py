@@ -8,9 +8,9 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from alexq_schema.work import Claim, Outcome
 from alexq_worker.pipeline.policy import Rank
 from alexq_worker.pipeline.ports import Answer, JobTable, TopK
 from alexq_worker.pipeline.residents import Resident
+from alexq_worker.pipeline.sharing import Sharing
 from alexq_worker.pipeline.ticket import Ticket
 
 RETRY_S = 1.0
@@ -52,6 +53,10 @@ class Item:
     """How it is to be classified, once somebody has read that; None: as ever."""
     decoded_at: float = 0.0
     decode_s: float = 0.0
+    shared_as: Hashable = None
+    """Under what those of the same image find it; None: nobody follows it."""
+    followers: list[Item] = field(default_factory=list)
+    """Those that get what becomes of it; see :mod:`alexq_worker.pipeline.sharing`."""
 
     @property
     def entries(self) -> int:
@@ -76,6 +81,11 @@ def take_all(items: ItemQueue) -> list[Item]:
     return found
 
 
+def with_followers(items: Iterable[Item]) -> list[Item]:
+    """Return the items, each before those that follow it; nobody may join them any more."""
+    return [one for item in items for one in (item, *item.followers)]
+
+
 @dataclass(frozen=True, slots=True)
 class Forwarded:
     """A batch that went through the device; made into outcomes by the committer, off the device's thread."""
@@ -98,6 +108,11 @@ class Ended:
     item: Item
     outcome: Outcome
 
+    @property
+    def items(self) -> Sequence[Item]:
+        """The one item, as a batch has several."""
+        return (self.item,)
+
 
 class Flow:
     """Counts the job ids in flight; knows when one last got on and whether to stop. For all threads."""
@@ -118,6 +133,7 @@ class Flow:
         self._waits = 0  # for other processes, now
         self._steps: dict[object, tuple[float, str]] = {}  # what is being done, and since when
         self.held: set[UUID] = set()  # claimed and not yet left; the claimer adds, any stage discards
+        self.sharing = Sharing()
         self.draining = threading.Event()
         self._on_room = on_room
         self._progress_at = clock()
@@ -151,8 +167,10 @@ class Flow:
         for lane, count in Counter(item.ticket.lane for item in items).items():
             self.leave(lane, count)
 
-    def release(self, table: JobTable, items: Sequence[Item]) -> None:
+    def release(self, table: JobTable, leaving: Sequence[Item]) -> None:
         """Give claimed jobs back: their rows to the queue, untouched, and their messages to the broker."""
+        self.sharing.close(leaving)
+        items = with_followers(leaving)
         claims = [item.claim for item in items]
         self.until_answered("release", lambda: table.release(claims), even_draining=True)
         for item in items:

@@ -19,6 +19,7 @@ from alexq_schema.errors import (
 )
 from alexq_schema.work import Claim, Errored, Failed, Outcome
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue
+from alexq_worker.pipeline.past import Past
 from alexq_worker.pipeline.policy import Rank
 from alexq_worker.pipeline.ports import JobTable
 from alexq_worker.pipeline.residents import Resident, Residents
@@ -41,6 +42,7 @@ class PinStage:
         items: ItemQueue,
         suspects: queue.SimpleQueue[Item | None],
         finished: queue.Queue[Forwarded | Ended | None],
+        past: Past,
     ) -> None:
         self._flow = flow
         self._table = table
@@ -49,6 +51,7 @@ class PinStage:
         self._items = items
         self._suspects = suspects
         self._finished = finished
+        self._past = past
 
     def run(self) -> None:
         """Send pinned jobs on, each with its version; once draining began, release those that wait."""
@@ -87,8 +90,12 @@ class PinStage:
         if resident is None:
             self._flow.release(self._table, [item for _, item in group])
             return
-        for place, item in group:
-            self._pass(place, item, resident)
+        places = {item.claim.job_id: place for place, item in group}
+        left = self._past.left([item for _, item in group], resident.model_id)
+        going = self._flow.sharing.join(left, resident.model_id)
+        for item in going:
+            self._pass(places[item.claim.job_id], item, resident)
+        self._residents.leave(resident, len(group) - len(going))
 
     def _pass(self, place: Rank, item: Item, resident: Resident) -> None:
         item.resident = resident

@@ -7,10 +7,10 @@ Where images come over a network, threads that read them (FetchStage) stand betw
                       ├─▶ suspects ─▶ IsolateStage (a child process, one at a time) ──▶ finished
                       └─▶ pinned ─▶ PinStage (loads the version that a job names) ─▶ items | suspects
 
-An item is in one stage's hands at a time. The outside stops handing in messages while there is no
-``room``; that bounds what waits before the claimer, and the queues after it are bounded. A stage that
-fails in a way that has no name ends the process (``on_fatal``): its jobs return to the queue as a
-crashed worker's do.
+An item is in one stage's hands at a time; others of the same image may follow it (``sharing.py``). The
+outside stops handing in messages while there is no ``room``; that bounds what waits before the claimer, and
+the queues after it are bounded. A stage that fails in a way that has no name ends the process
+(``on_fatal``): its jobs return to the queue as a crashed worker's do.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from alexq_worker.pipeline.fetch import AHEAD_BYTES, ByteBudget, FetchStage
 from alexq_worker.pipeline.flow import Ended, Flow, Forwarded, Item, ItemQueue, Reply
 from alexq_worker.pipeline.forward import ForwardStage
 from alexq_worker.pipeline.isolate import IsolateStage
+from alexq_worker.pipeline.past import Past
 from alexq_worker.pipeline.pins import Pinned, PinStage
 from alexq_worker.pipeline.policy import LAST, Rank
 from alexq_worker.pipeline.ports import ImageLoader, Isolation, JobTable
@@ -86,11 +87,23 @@ class Pipeline:
         decode = DecodeStage(
             self._flow, table, images, residents, self._items, self._assembly, finished, budget.give
         )
+        past = Past(self._flow, table, finished)
         self._claimer = self._thread(
             "alexq-claim",
-            Claimer(self._flow, table, self._tickets, self._claimed, self._suspects, self._pinned).run,
+            Claimer(
+                self._flow,
+                table,
+                residents,
+                self._tickets,
+                self._claimed,
+                self._suspects,
+                self._pinned,
+                past,
+            ).run,
         )
-        pins = PinStage(self._flow, table, residents, self._pinned, self._claimed, self._suspects, finished)
+        pins = PinStage(
+            self._flow, table, residents, self._pinned, self._claimed, self._suspects, finished, past
+        )
         self._loader = self._thread("alexq-pins", pins.run)
         self._decoders = [self._thread(f"alexq-decode-{n}", decode.run) for n in range(decode_threads)]
         self._isolator = self._thread(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alexq_schema.job import Job, JobState
 from alexq_schema.options import Options
-from alexq_schema.work import Claim, Outcome, PredictionWriter
+from alexq_schema.work import Claim, Outcome, PredictionWriter, Reused
 
 Pixels = NDArray[np.uint8]
 
@@ -27,6 +27,9 @@ class JobTable(Protocol):
 
         Never asked for a job that the pipeline holds.
         """
+
+    def find_past(self, claims: Sequence[Claim], model_id: int) -> list[Reused]:
+        """Return the outcomes of those of one model version that a past result answers."""
 
     def commit(self, outcomes: Sequence[Outcome]) -> Committed:
         """Write what became of claimed jobs."""

@@ -3,6 +3,7 @@
     redis://user:password@host:6379/0
     rediss://host:6379/0?ssl_ca_certs=/ca.pem&ssl_certfile=/client.pem&ssl_keyfile=/client-key.pem
     sentinel://user:password@a:26379;sentinel://b:26379;sentinel://c:26379/0?master_name=mymaster
+    sentinel://user:password@a:26379;sentinel://b:26379/0?master_name=mymaster&ssl_ca_certs=/ca.pem
 
 Celery takes the same URLs but part of it elsewhere, in options of its own; here each side gets its form.
 Only this module of the schema imports redis, and only when it is asked for a client.
@@ -78,7 +79,7 @@ class BrokerAddress:
         """Celery's settings for it as broker, ``broker_transport_options`` among them."""
         config: dict[str, Any] = {"broker_url": self.url, "broker_transport_options": {}}
         if self.is_sentinel:
-            config["broker_transport_options"] = {"master_name": self.options["master_name"]}
+            config["broker_transport_options"] = self._of_sentinels
         if self.tls:
             config["broker_use_ssl"] = self.tls
         return config
@@ -88,18 +89,29 @@ class BrokerAddress:
         """Celery's settings for it as result backend."""
         config: dict[str, Any] = {"result_backend": self.url}
         if self.is_sentinel:
-            config["result_backend_transport_options"] = {"master_name": self.options["master_name"]}
+            config["result_backend_transport_options"] = self._of_sentinels
         if self.tls:
             config["redis_backend_use_ssl"] = self.tls
         return config
 
     @property
     def tls(self) -> dict[str, Any]:
-        """The TLS settings in kombu's form; empty without TLS. A server is verified unless told otherwise."""
-        if not self.url.startswith("rediss:"):
-            return {}
+        """The TLS settings in kombu's form; empty without TLS. A server is verified unless told otherwise.
+
+        Sentinels and the master that they name are reached alike: over TLS where any of these is given.
+        """
         given = {name: value for name, value in self.options.items() if name.startswith("ssl_")}
+        if not (self.url.startswith("rediss:") or (self.is_sentinel and given)):
+            return {}
         return {**given, "ssl_cert_reqs": _REQUIREMENTS[given.get("ssl_cert_reqs", "required")]}
+
+    @property
+    def _of_sentinels(self) -> dict[str, Any]:
+        """Celery's transport options for Sentinels."""
+        options: dict[str, Any] = {"master_name": self.options["master_name"]}
+        if self.tls:
+            options["sentinel_kwargs"] = {"ssl": True, **self.tls}
+        return options
 
     def connect(self, **options: Any) -> Redis:
         """Return a client; it connects on first use, to whoever is master then.
@@ -118,6 +130,8 @@ class BrokerAddress:
                 url = f"{self.url}?{urlencode(self.options)}" if self.options else self.url
                 client: Redis = redis.Redis.from_url(url, **options)
                 return client
+            if self.tls:
+                options = {**options, "ssl": True, **self.tls}
             servers = [urlsplit(text) for text in self.url.split(";")]
             first = servers[0]
             sentinels = redis.sentinel.Sentinel(  # type: ignore[no-untyped-call]

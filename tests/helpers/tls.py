@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+HANDSHAKE = b"\x16"
+"""The first byte of a connection over TLS."""
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -80,8 +83,12 @@ def _write(path: Path, certificate: x509.Certificate) -> None:
 
 
 @contextmanager
-def tls_before(port: int, authority: Authority) -> Iterator[int]:
-    """Serve TLS before a server on loopback, to clients that ``authority`` certifies; yields the port."""
+def tls_before(port: int, authority: Authority, plain: list[bytes] | None = None) -> Iterator[int]:
+    """Serve TLS before a server on loopback, to clients that ``authority`` certifies; yields the port.
+
+    Args:
+        plain: where it is given, clients without TLS are served, too, and what they say first added.
+    """
     own = authority.issue("server")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(own.certificate, own.key)
@@ -89,16 +96,25 @@ def tls_before(port: int, authority: Authority) -> Iterator[int]:
     context.verify_mode = ssl.CERT_REQUIRED
     listener = socket.create_server(("127.0.0.1", 0))
 
+    def relay(client: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as server:
+            back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+            back.start()
+            _copy(client, server)
+            back.join(10)
+
     def serve(client: socket.socket) -> None:
         with suppress(OSError), closing(client):
             client.settimeout(10)
+            first = client.recv(64, socket.MSG_PEEK)
+            if plain is not None and first and not first.startswith(HANDSHAKE):
+                plain.append(first)
+                client.settimeout(None)
+                relay(client)
+                return
             with context.wrap_socket(client, server_side=True) as secured:
                 secured.settimeout(None)
-                with socket.create_connection(("127.0.0.1", port)) as server:
-                    back = threading.Thread(target=_copy, args=(server, secured), daemon=True)
-                    back.start()
-                    _copy(secured, server)
-                    back.join(10)
+                relay(secured)
 
     def accept() -> None:
         with suppress(OSError):

@@ -14,7 +14,7 @@ from PIL import Image
 from sqlalchemy import update
 
 from alexq_schema.db.session import Database
-from alexq_schema.db.tables import Job
+from alexq_schema.db.tables import Job, Worker
 from alexq_schema.images import open_image_store
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
@@ -74,6 +74,24 @@ def test_every_page_shows_a_busy_system_in_flowers_look(seeded: Seeded, monitor:
     assert died.cells().count("errored") + died.cells().count("crashed") == 3
     submission = page(monitor, f"/submissions/{submission_id}")
     assert "40" in submission.cells()
+
+
+def test_queues_are_told_apart_and_one_without_a_worker_is_named(
+    seeded: Seeded, monitor: MonitorProcess, database: Database
+) -> None:
+    job_id = seeded.job_ids["queued"][-1]
+    with database.begin() as connection:
+        connection.execute(update(Job).where(Job.id == job_id).values(queue="vip"))
+        connection.execute(
+            update(Worker).where(Worker.host == "gpu-1", Worker.pid == 4101).values(queue="gold")
+        )
+
+    overview = page(monitor, "/overview")
+
+    assert "1 job waits in the queue vip, which no worker serves." in overview.text
+    assert "alexq worker --queue vip" in overview.text
+    assert {"(default)", "gold", "vip"} <= set(overview.cells())
+    assert "Queuevip" in page(monitor, f"/results/{job_id}").text
 
 
 def test_the_history_of_the_week_is_read_soon_after_the_start(

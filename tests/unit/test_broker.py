@@ -48,6 +48,25 @@ def test_celery_and_redis_are_told_of_the_same_sentinels() -> None:
     assert (given["username"], given["password"], given["db"]) == ("me", "secret", 3)
 
 
+def test_sentinels_and_their_master_are_asked_over_tls_alike() -> None:
+    address = BrokerAddress.parse(f"{SENTINELS}&ssl_ca_certs=/ca.pem")
+    theirs = {"ssl_ca_certs": "/ca.pem", "ssl_cert_reqs": ssl.CERT_REQUIRED}
+
+    assert address.celery["broker_use_ssl"] == address.celery_results["redis_backend_use_ssl"] == theirs
+    for options in (
+        address.celery["broker_transport_options"],
+        address.celery_results["result_backend_transport_options"],
+    ):
+        assert options == {"master_name": "mymaster", "sentinel_kwargs": {"ssl": True, **theirs}}
+    pool = address.connect().connection_pool
+    assert pool.connection_class is redis.sentinel.SentinelManagedSSLConnection
+    assert pool.connection_kwargs["ssl_ca_certs"] == "/ca.pem"
+    for sentinel in pool.sentinel_manager.sentinels:
+        asked = sentinel.connection_pool
+        assert issubclass(asked.connection_class, redis.SSLConnection)
+        assert asked.connection_kwargs["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [

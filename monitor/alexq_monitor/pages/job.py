@@ -26,14 +26,15 @@ class _Found:
     events: list[Event]
     batch_size: int | None
     tenant: str | None
+    queue: str
 
 
 def _find(connection: Connection, job_id: UUID) -> _Found:
     jobs = queries.by_id(connection, [job_id])
     if not jobs:
         raise HTTPError(404, f"There is no job {job_id}: it never was, or was deleted after its time.")
-    batch_size, tenant = dashboard.batch_of(connection, job_id)
-    return _Found(jobs[0], dashboard.events(connection, job_id), batch_size, tenant)
+    batch_size, tenant, queue = dashboard.batch_of(connection, job_id)
+    return _Found(jobs[0], dashboard.events(connection, job_id), batch_size, tenant, queue)
 
 
 def times(job: Job) -> list[tuple[str, float]]:

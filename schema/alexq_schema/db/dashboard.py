@@ -221,15 +221,15 @@ def events(connection: Connection, job_id: UUID) -> list[Event]:
     return [Event(*row) for row in rows]
 
 
-def batch_of(connection: Connection, job_id: UUID) -> tuple[int | None, str | None]:
-    """Return how many images the job's batch had, and its tenant."""
+def batch_of(connection: Connection, job_id: UUID) -> tuple[int | None, str | None, str]:
+    """Return how many images the job's batch had, its tenant and its queue."""
     statement = (
-        select(Job.batch_size, Submission.tenant)
+        select(Job.batch_size, Submission.tenant, Job.queue)
         .outerjoin(Submission, Submission.id == Job.submission_id)
         .where(Job.id == job_id)
     )
     row = connection.execute(statement).first()
-    return (None, None) if row is None else (row[0], row[1])
+    return (None, None, DEFAULT_QUEUE) if row is None else (row[0], row[1], row[2])
 
 
 @dataclass(frozen=True, slots=True)

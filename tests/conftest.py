@@ -43,7 +43,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def models_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A models folder whose active version is a seeded untrained AlexNet.
 
-    Its 244 MB are made once in a run; each of xdist's processes has a folder of links to them.
+    Its 244 MB are made once in a run; each of xdist's processes has links to them, in a folder of its own.
     """
     from alexq_worker.inference.versions import create_untrained
 
@@ -51,7 +51,15 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
     shared = ModelStore((own if worker_id == "master" else own.parent) / "weights")
     with FileLock(shared.models_dir.with_suffix(".lock")):
         shared.activate(create_untrained(shared).info.ref)
-    return shutil.copytree(shared.models_dir, own / "models", symlinks=True, copy_function=os.link)
+
+    def copy(source: str, target: str) -> str:
+        is_large = source.endswith(".safetensors")
+        os.link(source, target) if is_large else shutil.copy2(
+            source, target
+        )  # else who writes one writes all
+        return target
+
+    return shutil.copytree(shared.models_dir, own / "models", symlinks=True, copy_function=copy)
 
 
 @pytest.fixture(scope="session")

@@ -133,7 +133,7 @@ def serving(talk: Talk, wrap: Callable[[socket.socket], socket.socket] = lambda 
 
 def response(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
     """Return an HTTP response; underscores in names of headers are hyphens."""
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}"]
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 

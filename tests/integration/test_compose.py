@@ -88,15 +88,14 @@ def test_what_the_file_runs_loses_nothing_while_workers_come_and_go(project: Com
     with Client(f"http://{gateway}:8080", api_key=key) as client:
         submitted = [client.submit(distinct(photographs, 48))]  # 48, for one worker
         later = [project.up("worker-cpu", replica, is_forked=True) for replica in (1, 2)]
-        eventually(lambda: 'alexq_workers{state="alive"} 3.0' in metrics(monitor), what="three are seen")
-        submitted.append(
-            client.submit(distinct(photographs, 152))
-        )  # 152: two of the three leave in the midst of them
+        three = 'alexq_workers{queue="",state="alive"} 3.0'
+        eventually(lambda: three in metrics(monitor), 200, what="three are seen")
+        submitted.append(client.submit(distinct(photographs, 152)))  # two of three leave in the midst of it
         eventually(
             lambda: submitted[1].progress().counts.get(JobState.SUCCEEDED, 0) > 8, what="work is in hand"
         )
         assert [worker.stop() for worker in later] == [0, 0]
-        jobs = [job for submission in submitted for job in submission.results(timeout_s=120)]
+        jobs = [job for submission in submitted for job in submission.results(timeout_s=300)]
 
     assert len({job.job_id for job in jobs}) == 200
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}

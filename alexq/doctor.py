@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from alexq.torch_facts import TorchFacts, probe_torch
 from alexq_schema.errors import AlexqError, SettingsError, StackNotRunningError
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
 
 CHECK_TIMEOUT_S: Final = 5.0
-TORCH_TIMEOUT_S: Final = 120.0
-"""Importing torch from a cold disk, on a machine that has other work."""
 HASH_TIMEOUT_S: Final = 60.0
 """Reading 233 MiB of weights from a cold disk."""
 WEBHOOKS_OVERDUE_S: Final = 30.0
@@ -32,19 +29,6 @@ MIN_FREE_BYTES: Final = 10**9
 MAX_CLOCK_DIFFERENCE_S: Final = 2.0
 _MIN_PYTHON: Final = (3, 11)
 _MIN_REDIS_MAJOR: Final = 7
-
-_TORCH_PROBE: Final = """
-import json
-from alexq_worker.inference.torchvision_ops import import_torchvision
-import_torchvision()
-import torch, torchvision
-print(json.dumps({
-    "torch": torch.__version__,
-    "torchvision": torchvision.__version__,
-    "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    "mps": torch.backends.mps.is_available(),
-}))
-"""
 
 
 @dataclass(frozen=True)
@@ -56,17 +40,6 @@ class Check:
     found: str
     fix: str = ""
     """What to do; empty when it is fine."""
-
-
-@dataclass(frozen=True)
-class TorchFacts:
-    """What a process that imports torch and torchvision sees."""
-
-    torch: str
-    torchvision: str
-    cuda: list[str] = field(default_factory=list)
-    """Names of the GPUs."""
-    mps: bool = False
 
 
 def run_checks(settings: Settings) -> Iterator[Check]:
@@ -126,17 +99,6 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Chec
     ok = version >= _MIN_PYTHON
     fix = "" if ok else "install Python 3.11 or newer"
     return Check("python", ok, ".".join(map(str, version)), fix)
-
-
-def probe_torch(python: Sequence[str] = (sys.executable, "-c", _TORCH_PROBE)) -> TorchFacts | str:
-    """Return what a fresh process finds, or why it does not: torch never enters this one."""
-    try:
-        done = subprocess.run(python, capture_output=True, text=True, timeout=TORCH_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return f"importing torch took longer than {TORCH_TIMEOUT_S:.0f} s"
-    if done.returncode != 0:
-        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return TorchFacts(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def check_torch(facts: TorchFacts | str) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from uuid import UUID
@@ -217,3 +218,18 @@ def _changes(change: Any, job_id: UUID) -> bool:
     except JobStateError:
         return False
     return True
+
+
+def known_to(desk: Desk, ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of ``ids`` that are jobs."""
+    known: set[UUID] = set()
+    for job_id in ids:
+        with suppress(JobNotFoundError):
+            known.update(job.job_id for job in desk.jobs([job_id]) if job.job_id)
+    return known
+
+
+def require_known(ids: Sequence[UUID], known: set[UUID]) -> None:
+    """Raise JobNotFoundError if some of ``ids`` are not among the ``known``."""
+    if unknown := [str(job_id) for job_id in ids if job_id not in known]:
+        raise JobNotFoundError(f"there is no job {', '.join(unknown)}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import sys
 from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -44,3 +46,10 @@ def _files_below(folder: Path) -> Iterator[str]:
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and not is_hidden:
             yield str(path)
+
+
+def names_from_stdin() -> TextIO | None:
+    """Return standard input, ready for names that are no UTF-8."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # file names are bytes
+    return sys.stdin

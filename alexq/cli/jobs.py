@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
-from io import TextIOWrapper
-from typing import TYPE_CHECKING, Annotated, TextIO
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
-from alexq.cli.options import CropCount, DataDir, Json, MinProbability, Reuse, Server, Temperature, given
+from alexq.cli.options import (
+    Class,
+    CropCount,
+    DataDir,
+    Deadline,
+    Json,
+    MinProbability,
+    Pin,
+    Reuse,
+    Server,
+    Temperature,
+    given,
+)
 from alexq_schema.job import TOP_K, Job, JobState
 from alexq_schema.names import DEFAULT_QUEUE
 from alexq_schema.options import MAX_TOP_K, OptionFields
@@ -63,24 +74,9 @@ def submit(
     ],
     wait: Wait = False,
     top_k: TopK = TOP_K,
-    deadline: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Jobs that no worker has begun by then expire."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME/VERSION", help="The model version that does them; by default whichever is active."
-        ),
-    ] = None,
-    queue: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Whose workers do them (alexq worker --queue); by default the queue without a name.",
-            show_default=False,
-        ),
-    ] = DEFAULT_QUEUE,
+    deadline: Deadline = None,
+    model: Pin = None,
+    queue: Class = DEFAULT_QUEUE,
     crops: CropCount = 1,
     min_probability: MinProbability = 0.0,
     temperature: Temperature = 1.0,
@@ -90,7 +86,7 @@ def submit(
     data_dir: DataDir = None,
 ) -> None:
     """Submit images. Inputs that are refused are named, and the others go on."""
-    from alexq.cli.inputs import expand
+    from alexq.cli.inputs import expand, names_from_stdin
     from alexq.cli.output import Output
 
     options: OptionFields = {
@@ -103,7 +99,7 @@ def submit(
         options["top_k"] = top_k
     with _desk(server, data_dir) as desk, Output(as_json=as_json, top_k=top_k) as output:
         output.begin("reading", None)
-        images = _ticking(expand(paths, _names_from_stdin()), output)
+        images = _ticking(expand(paths, names_from_stdin()), output)
         submission, rejected = desk.submit(images, deadline, queue, model, options)
         for job in rejected:
             output.show(job)
@@ -114,12 +110,6 @@ def submit(
             _list_accepted(desk, submission, output, as_json=as_json)
     if output.has_failures:
         raise typer.Exit(1)
-
-
-def _names_from_stdin() -> TextIO | None:
-    if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # file names are bytes
-    return sys.stdin
 
 
 def _warn_of_no_worker(desk: Desk, output: Output, queue: str | None = None) -> None:
@@ -261,13 +251,15 @@ def show(ids: Ids, server: Server = None, data_dir: DataDir = None) -> None:
 
 def cancel(ids: Ids, server: Server = None, data_dir: DataDir = None) -> None:
     """Cancel jobs: a queued one at once, a running one's result is discarded."""
+    from alexq.cli.desk import known_to, require_known
+
     with _desk(server, data_dir) as desk:
-        known = _known(desk, ids)
+        known = known_to(desk, ids)
         cancelled = set(desk.cancel(sorted(known)))
     for job_id in ids:
         if job_id in known:
             typer.echo(f"{job_id}  {'cancelled' if job_id in cancelled else 'had already ended'}")
-    _report_unknown(ids, known)
+    require_known(ids, known)
 
 
 def redrive(
@@ -279,12 +271,13 @@ def redrive(
     data_dir: DataDir = None,
 ) -> None:
     """Queue dead jobs again with fresh attempts: those named, those that match, or all."""
+    from alexq.cli.desk import known_to, require_known
     from alexq_schema.errors import UsageError
 
     if bool(ids) + (every or bool(error or submission)) != 1 or (every and (error or submission)):
         raise UsageError("name the jobs to redrive, or give --error or --submission or both, or --all")
     with _desk(server, data_dir) as desk:
-        known = _known(desk, ids or [])
+        known = known_to(desk, ids or [])
         redriven = desk.redrive(ids, error, submission)
     for job_id in redriven:
         typer.echo(f"{job_id}  queued")
@@ -292,24 +285,6 @@ def redrive(
     for job_id in not_dead:
         typer.echo(f"{job_id}  is not dead: nothing was done")
     typer.echo(f"{len(redriven)} dead jobs queued again", err=True)
-    _report_unknown(ids or [], known)
+    require_known(ids or [], known)
     if not_dead:
         raise typer.Exit(1)
-
-
-def _known(desk: Desk, ids: list[UUID]) -> set[UUID]:
-    """Return those of ``ids`` that are jobs."""
-    from alexq_schema.errors import JobNotFoundError
-
-    known: set[UUID] = set()
-    for job_id in ids:
-        with suppress(JobNotFoundError):
-            known.update(job.job_id for job in desk.jobs([job_id]) if job.job_id)
-    return known
-
-
-def _report_unknown(ids: list[UUID], known: set[UUID]) -> None:
-    from alexq_schema.errors import JobNotFoundError
-
-    if unknown := [str(job_id) for job_id in ids if job_id not in known]:
-        raise JobNotFoundError(f"there is no job {', '.join(unknown)}")

@@ -48,6 +48,24 @@ Model = Annotated[
     str | None,
     typer.Option(help="NAME/VERSION instead of the active model [ALEXQ_MODEL].", show_default=False),
 ]
+Deadline = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Jobs that no worker has begun by then expire."),
+]
+Pin = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME/VERSION", help="The model version that does them; by default whichever is active."
+    ),
+]
+Class = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Whose workers do them (alexq worker --queue); by default the queue without a name.",
+        show_default=False,
+    ),
+]
 CropCount = Annotated[
     int, typer.Option(help="10: average ten crops of each image; ten times the work.", show_default=False)
 ]

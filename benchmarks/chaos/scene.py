@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +12,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from alexq.stack.environment import environment
 from alexq_schema.settings import Settings
 from benchmarks.chaos import audit
 from benchmarks.chaos.campaign import Campaign, Row, percentiles
@@ -25,62 +21,12 @@ from benchmarks.chaos.processes import InterruptedCampaignError, kill_tree, tail
 from benchmarks.chaos.reference import IMAGES
 from benchmarks.chaos.servers import Broker, PostgreSQL
 from benchmarks.chaos.submitter import plan
+from benchmarks.chaos.submitting import Submitter
 
 T = TypeVar("T")
 
 LIMIT_S = 600.0
 """So late even a loaded machine is only when something is stuck: a time decides nothing else."""
-
-
-class Submitter:
-    """A :mod:`benchmarks.chaos.submitter` process; started again until its plan is done."""
-
-    def __init__(
-        self,
-        scene: Scene,
-        number: int,
-        submissions: list[list[int]],
-        jobs_per_s: float,
-        die_before_publish: int,
-    ) -> None:
-        self._scene = scene
-        self.log = scene.folder / f"submitted-{number}.jsonl"
-        self._output = scene.folder / f"submitter-{number}.log"
-        self._plan = scene.folder / f"plan-{number}.json"
-        plan = {
-            "submissions": submissions,
-            "jobs_per_s": jobs_per_s,
-            "folder": str(scene.campaign.answers.folder),
-            "log": str(self.log),
-            "die_before_publish": die_before_publish,
-        }
-        self._plan.write_text(json.dumps(plan))
-        self.deaths = 0
-        self._start()
-
-    def _start(self) -> None:
-        self._process: subprocess.Popen[bytes] = self._scene.campaign.processes.start(
-            [sys.executable, "-m", "benchmarks.chaos.submitter", str(self._plan)],
-            log=self._output,
-            env=environment(self._scene.settings),
-        )
-
-    def is_done(self) -> bool:
-        """Return whether the plan is done; a submitter that died is started again."""
-        code = self._process.poll()
-        if code is None:
-            return False
-        if code == 0:
-            return True
-        self.deaths += 1
-        if self.deaths > 3:
-            raise RuntimeError(f"the submitter does not get on:\n{tail(self._output)}")
-        self._start()
-        return False
-
-    def kill(self) -> None:
-        """End the process."""
-        kill_tree(self._process.pid)
 
 
 class Scene:
@@ -145,13 +91,28 @@ class Scene:
         """Start a submitter of so many jobs; ``over_s`` spreads them over that time, about."""
         submissions = plan(self.rng, jobs, IMAGES)
         rate = jobs / over_s if over_s else 0.0
-        submitter = Submitter(self, len(self.submitters), submissions, rate, die_before_publish)
+        submitter = self._submitter(submissions, rate, die_before_publish)
         self.submitters.append(submitter)
         return submitter
 
     def submit_one(self, image: int) -> None:
         """Start a submitter of one image, by its number."""
-        self.submitters.append(Submitter(self, len(self.submitters), [[image]], 0.0, 0))
+        self.submitters.append(self._submitter([[image]], 0.0, 0))
+
+    def _submitter(
+        self, submissions: list[list[int]], jobs_per_s: float, die_before_publish: int
+    ) -> Submitter:
+        images, number = self.campaign.answers.folder, len(self.submitters)
+        return Submitter(
+            self.processes,
+            self.settings,
+            self.folder,
+            images,
+            number,
+            submissions,
+            jobs_per_s,
+            die_before_publish,
+        )
 
     def sleep(self, seconds: float) -> None:
         """Sleep, unless the campaign is told to stop."""

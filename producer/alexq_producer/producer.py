@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Self, Unpack
@@ -14,6 +11,7 @@ from celery import Celery
 
 from alexq_producer import pins, sources
 from alexq_producer.acceptance import Acceptance
+from alexq_producer.actor import whoami
 from alexq_producer.announcements import Announcements
 from alexq_producer.sources import Image
 from alexq_producer.submission import Reader, Rejection, Submission
@@ -246,7 +244,7 @@ class Producer:
         chunks = [None] if job_ids is None else jobs.chunks(job_ids)
         redriven: list[UUID] = []
         for chunk in chunks:
-            while some := self._redrive_some(chunk, error_code, submission_id, actor or _whoami()):
+            while some := self._redrive_some(chunk, error_code, submission_id, actor or whoami()):
                 redriven += some
         return redriven  # a worker's sweeper publishes them within seconds
 
@@ -291,11 +289,3 @@ class Producer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _whoami() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

@@ -47,6 +47,20 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def celery_worker_config(settings: Settings) -> dict[str, Any]:
+    """Return that of an app whose process consumes: late acks, events, our own log, endless retries."""
+    return {
+        **celery_config(settings),
+        "task_acks_late": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_send_task_events": True,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+    }
+
+
 def publish(app: Any, jobs: Iterable[Unpublished]) -> None:
     """Tell workers to look at these rows; pipelined, many ids to a message.
 

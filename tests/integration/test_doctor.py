@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from alexq import doctor
-from alexq.doctor import Check, TorchFacts
+from alexq.doctor import Check
 from alexq.stack.broker import EmbeddedBroker
 from alexq.stack.environment import free_port
 from alexq.stack.log import Log
 from alexq.stack.supervisor import Child, Supervisor
+from alexq.torch_facts import TorchFacts, probe_torch
 from alexq_producer import Producer
 from alexq_schema import migrations
 from alexq_schema.models import ModelStore
@@ -118,7 +119,7 @@ def test_a_device_that_is_not_there() -> None:
 
 
 def test_a_torch_that_does_not_import() -> None:
-    facts = doctor.probe_torch([sys.executable, "-c", "raise SystemExit('no torch here')"])
+    facts = probe_torch([sys.executable, "-c", "raise SystemExit('no torch here')"])
     check = doctor.check_torch(facts)
     assert not check.ok
     assert check.found == "no torch here"

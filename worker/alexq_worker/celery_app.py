@@ -8,7 +8,7 @@ import celery.apps.worker
 from celery import Celery
 
 from alexq_schema.broker import BrokerAddress
-from alexq_schema.celery_settings import celery_config
+from alexq_schema.celery_settings import celery_worker_config
 from alexq_schema.settings import Settings
 from alexq_worker import transport
 
@@ -27,7 +27,7 @@ def celery_app(settings: Settings) -> Celery:
     """Return the app of a worker, without tasks; its process speaks Redis by our transport from now on."""
     transport.use()
     _quieten_celery()
-    config = celery_config(settings)
+    config = celery_worker_config(settings)
     config["broker_transport_options"]["visibility_timeout"] = VISIBILITY_S
     app = Celery("alexq")
     app.conf.update(
@@ -35,13 +35,6 @@ def celery_app(settings: Settings) -> Celery:
         **BrokerAddress.parse(settings.broker_url).celery_results,
         result_backend_thread_safe=True,
         result_expires=RESULT_EXPIRES_S,
-        task_acks_late=True,
-        worker_prefetch_multiplier=1,
-        worker_send_task_events=True,
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
     )
     return app
 

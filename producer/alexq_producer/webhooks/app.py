@@ -19,7 +19,7 @@ from alexq_producer.webhooks.dispatcher import Dispatcher
 from alexq_producer.webhooks.pace import Pace
 from alexq_schema import health_file, migrations
 from alexq_schema.broker import connect
-from alexq_schema.celery_settings import celery_config
+from alexq_schema.celery_settings import celery_worker_config
 from alexq_schema.db.session import Database
 from alexq_schema.errors import BrokerUnavailableError, UnavailableError
 from alexq_schema.messages import DeliverWebhook
@@ -111,17 +111,11 @@ def celery_app(settings: Settings) -> Celery:
     """Return the app of a webhook worker, without its task."""
     app = Celery("alexq-webhooks", set_as_current=False)
     app.conf.update(
-        celery_config(settings),
+        celery_worker_config(settings),
         task_queues={QUEUE_WEBHOOKS: {}},
         task_default_queue=QUEUE_WEBHOOKS,
         task_ignore_result=True,
-        task_acks_late=True,  # what a stopping worker has not begun goes to another at once
         worker_prefetch_multiplier=PREFETCHED,
-        worker_send_task_events=True,
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
     )
     return app
 

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
 
 from alexq_schema.work import Predictions, Reused, Succeeded
 from tests.helpers.eventually import eventually
-from tests.unit.pipeline.test_pipeline import GreyEngine, Images, Rig
+from tests.unit.pipeline.test_pipeline import GreyEngine, Rig
 from tests.unit.pipeline.test_sharing import held, occupied, shared
 
 PAST = Predictions("grey of the past", 0.5, "[]")
 KEY = "7#same"
-
-
-@pytest.fixture(params=["local", "remote"])
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    rig = Rig(Images(is_remote=request.param == "remote"))
-    rig.pipeline.start()
-    yield rig
-    rig.decoder.may_go.set()
-    rig.engine.may_go.set()
-    rig.may_load.set()
-    assert rig.pipeline.stop(10)
-    assert rig.fatal == []
-    assert rig.pipeline._flow.in_flight == 0
 
 
 def reusing(rig: Rig, count: int, pinned: str | None = None) -> list[UUID]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -328,18 +328,6 @@ class Rig:
 
     def submit(self, job_ids: Sequence[UUID], lane: Lane = Lane.BULK) -> Future[Summary]:
         return self.pipeline.submit(job_ids, lane)
-
-
-@pytest.fixture(params=["local", "remote"])
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    rig = Rig(Images(is_remote=request.param == "remote"))
-    rig.pipeline.start()
-    yield rig
-    rig.decoder.may_go.set()
-    rig.engine.may_go.set()
-    rig.may_load.set()
-    assert rig.pipeline.stop(10)
-    assert rig.fatal == []
 
 
 def test_each_job_gets_the_answer_to_its_own_image(rig: Rig) -> None:

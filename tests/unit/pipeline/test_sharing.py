@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from uuid import UUID
 
@@ -22,24 +22,10 @@ from tests.unit.pipeline.test_pipeline import (
     MAX_BATCH,
     Committed,
     GreyEngine,
-    Images,
     Rig,
     models_of,
     with_options,
 )
-
-
-@pytest.fixture(params=["local", "remote"])
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    rig = Rig(Images(is_remote=request.param == "remote"))
-    rig.pipeline.start()
-    yield rig
-    rig.decoder.may_go.set()
-    rig.engine.may_go.set()
-    rig.may_load.set()
-    assert rig.pipeline.stop(10)
-    assert rig.fatal == []
-    assert rig.pipeline._flow.sharing._leaders == {}  # nothing is kept of what has left
 
 
 def occupied(rig: Rig) -> Future[Summary]:

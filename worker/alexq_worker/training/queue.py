@@ -11,7 +11,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from alexq_schema.broker import BrokerAddress
-from alexq_schema.celery_settings import celery_config
+from alexq_schema.celery_settings import celery_worker_config
 from alexq_schema.errors import BrokerUnavailableError
 from alexq_schema.ids import new_id
 from alexq_schema.names import KEY_TRAINING_CANCELLED, QUEUE_TRAIN, TASK_TRAIN_MODEL
@@ -27,7 +27,7 @@ _LOOKS_EVERY_S: Final = 2.0
 
 def celery_app(settings: Settings) -> Celery:
     """Return the app that hands in trainings and runs them, without its task."""
-    config = celery_config(settings)
+    config = celery_worker_config(settings)
     app = Celery("alexq-train", set_as_current=False)
     app.conf.update(
         config,
@@ -43,14 +43,7 @@ def celery_app(settings: Settings) -> Celery:
         result_expires=_KEPT_S,
         task_queues={QUEUE_TRAIN: {}},
         task_default_queue=QUEUE_TRAIN,
-        task_acks_late=True,
         task_reject_on_worker_lost=True,
-        worker_prefetch_multiplier=1,
-        worker_send_task_events=True,
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
     )
     return app
 

@@ -135,7 +135,7 @@ def test_a_damaged_version_is_refused_and_the_old_one_goes_on(
 
     [line] = eventually(lambda: worker.lines_with("is refused"), 60)
     assert "has SHA-256" in line["event"]
-    row = rows(settings)[worker.pid]
+    row = eventually(lambda: (row := rows(settings)[worker.pid]).refused_model and row, 60)
     assert row.refused_model == second
     assert "is damaged or was changed" in (row.refused_reason or "")
     jobs = producer.submit(photos).wait(timeout_s=60)
@@ -143,8 +143,8 @@ def test_a_damaged_version_is_refused_and_the_old_one_goes_on(
 
     store.activate(third)
     eventually(lambda: worker.lines_with("switched to model"), 60)
-    row = rows(settings)[worker.pid]
-    assert (row.refused_model, row.refused_reason) == (None, None)
+    row = eventually(lambda: (row := rows(settings)[worker.pid]).refused_model is None and row, 60)
+    assert row.refused_reason is None
     assert row.model_id != rows(settings)[pinned.pid].model_id
     assert pinned.terminate() == 0
     assert made_by(producer.submit(photos).wait(timeout_s=60)) == {"third"}

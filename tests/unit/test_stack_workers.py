@@ -21,11 +21,12 @@ from alexq_worker import devices
 from tests.helpers.eventually import eventually
 
 PROGRAM = """
-import signal, sys, time
+import signal, sys
 from pathlib import Path
-signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # so that one just before the wait is not missed
 Path({file!r}).touch()
-time.sleep(60)
+signal.sigwait([signal.SIGTERM])
+sys.exit({code})
 """
 
 

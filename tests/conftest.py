@@ -22,12 +22,14 @@ from alexq_producer import Producer
 from alexq_schema import migrations
 from alexq_schema.celery_settings import celery_config
 from alexq_schema.db.session import Database
-from alexq_schema.models import ModelStore
+from alexq_schema.models import ModelStore, ModelVersion
 from alexq_schema.settings import Settings
+from benchmarks.chaos.light import create_light
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import GatewayProcess, running_gateway
+from tests.helpers.models import own_store
 from tests.helpers.postgres import PostgresServer
-from tests.helpers.processes import WorkerProcess
+from tests.helpers.processes import BUSY, WorkerProcess
 from tests.helpers.s3 import S3Server
 
 
@@ -41,25 +43,30 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A models folder whose active version is a seeded untrained AlexNet.
+    """A models folder whose active version is light; who asks what AlexNet says overrides this."""
+    return _models(tmp_path_factory, worker_id, "models", create_light)
 
-    Its 244 MB are made once in a run; each of xdist's processes has links to them, in a folder of its own.
-    """
+
+@pytest.fixture(scope="session")
+def alexnet_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A models folder whose active version is a seeded untrained AlexNet."""
     from alexq_worker.inference.versions import create_untrained
 
-    own = tmp_path_factory.getbasetemp()
-    shared = ModelStore((own if worker_id == "master" else own.parent) / "weights")
+    return _models(tmp_path_factory, worker_id, "alexnet", create_untrained)
+
+
+def _models(
+    folders: pytest.TempPathFactory, worker_id: str, name: str, create: Callable[[ModelStore], ModelVersion]
+) -> Path:
+    """Return a models folder whose version is made once in a run.
+
+    Each of xdist's processes has links to its weights, in a folder of its own.
+    """
+    own = folders.getbasetemp()
+    shared = ModelStore((own if worker_id == "master" else own.parent) / f"{name}-weights")
     with FileLock(shared.models_dir.with_suffix(".lock")):
-        shared.activate(create_untrained(shared).info.ref)
-
-    def copy(source: str, target: str) -> str:
-        is_large = source.endswith(".safetensors")
-        os.link(source, target) if is_large else shutil.copy2(
-            source, target
-        )  # else who writes one writes all
-        return target
-
-    return shutil.copytree(shared.models_dir, own / "models", symlinks=True, copy_function=copy)
+        shared.activate(create(shared).info.ref)
+        return own_store(shared.models_dir, own / name).models_dir
 
 
 @pytest.fixture(scope="session")
@@ -206,11 +213,18 @@ def sender(settings: Settings) -> Iterator[Celery]:
 
 @pytest.fixture
 def start_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
-    """Start worker processes; those still running at the end are killed."""
+    """Start worker processes; those still running at the end are killed.
+
+    ``image_s`` is how long a worker's device is busy with each image, where its work is to last.
+    """
     started: list[WorkerProcess] = []
 
-    def start(*, program: str | None = None, **overrides: object) -> WorkerProcess:
+    def start(
+        *, program: str | None = None, image_s: float | None = None, **overrides: object
+    ) -> WorkerProcess:
         log = tmp_path / f"worker-{len(started)}.log"
+        if image_s is not None:
+            program = BUSY.format(image_s=image_s)
         worker = WorkerProcess(
             settings.model_copy(update=overrides), log, python=sys.executable, program=program
         )

@@ -85,7 +85,7 @@ def test_no_job_of_a_backup_is_lost(
     settings: Settings, client: redis.Redis, start_worker: Callable[..., WorkerProcess], backup: Path
 ) -> None:
     images = Path(urlsplit(settings.images_url).path)
-    busy = start_worker(max_batch=2, decode_threads=1)
+    busy = start_worker(max_batch=2, decode_threads=1, image_s=0.1)
     with Producer(settings) as producer:
         submission = producer.submit(distinct([encode(crop) for crop in photo_crops(6)], JOBS))
         eventually(lambda: submission.counts().get(JobState.SUCCEEDED, 0) > 4, what="some are done")

@@ -29,9 +29,9 @@ from benchmarks.chaos.servers import PostgresBinaries, PostgreSQL
 from tests.helpers.eventually import eventually
 from tests.helpers.hosts import NETWORK, SERVICES_ADDRESS, Host, Hosts, NotPermittedError, hosts
 from tests.helpers.photos import distinct, encode, photo_crops
-from tests.helpers.processes import WorkerProcess
+from tests.helpers.processes import BUSY, WorkerProcess
 
-MAIN = "\nimport sys; from alexq_worker.app import main; sys.exit(main())"
+WORK = BUSY.format(image_s=0.03)
 
 STAYS_IN_A_TRANSACTION = """
 import time
@@ -111,7 +111,7 @@ class Rack:
     def start_worker(self, host: Host, program: str = "") -> WorkerProcess:
         """Start one that is not ready yet. Not for a thread on another host: the nursery would be there."""
         log = self._folder / f"{host.name}.log"
-        worker = WorkerProcess(self.settings, log, sys.executable, program=host.program + program + MAIN)
+        worker = WorkerProcess(self.settings, log, sys.executable, program=f"{host.program}{program}{WORK}")
         self.workers.append(worker)
         return worker
 

@@ -22,7 +22,7 @@ def test_a_worker_killed_in_the_middle_of_five_hundred_jobs_costs_no_job(
     producer: Producer, start_worker: StartWorker, database: Database
 ) -> None:
     images = [encode(crop, "JPEG") for crop in photo_crops(50)]
-    first = start_worker(max_batch=16)
+    first = start_worker(max_batch=16, image_s=0.01)
     submission = producer.submit(distinct(images, 500))
     eventually(lambda: submission.counts().get(JobState.SUCCEEDED, 0) > 50)
 

@@ -40,7 +40,7 @@ def test_jobs_and_messages_wait_out_a_database_outage(
     settings: Settings,
     postgres_server: PostgresServer,
 ) -> None:
-    worker = start_worker()
+    worker = start_worker(image_s=0.01)
     app = Celery("client", broker=settings.broker_url, backend=settings.broker_url, set_as_current=False)
     submission = producer.submit(distinct([photo()], 300))
     eventually(lambda: worker.lines("batch"))

@@ -89,7 +89,7 @@ def test_each_worker_does_its_own_queue_and_misplaced_messages_lose_nothing(
 def test_jobs_of_a_killed_worker_wait_for_one_of_its_queue_and_messages_come_back_to_it(
     start_worker: Start, producer: Producer, database: Database, client: redis.Redis
 ) -> None:
-    plain, vip = start_worker(), start_worker(queue="vip", max_batch=4)
+    plain, vip = start_worker(), start_worker(queue="vip", max_batch=4, image_s=0.05)
     submission = producer.submit(PHOTOGRAPHS * 100, queue="vip")
     eventually(lambda: vip.lines("batch"), 60, what="it works")
     vip.kill()

@@ -131,7 +131,7 @@ def test_jobs_go_on_when_the_master_is_killed_and_none_is_lost(
     settings: Settings, watched: Watched, start_worker: Callable[..., WorkerProcess]
 ) -> None:
     photos = [encode(photo_crops(1)[0].resize((256 + n, 256)), "JPEG") for n in range(10)]
-    worker = start_worker(max_batch=8)
+    worker = start_worker(max_batch=8, image_s=0.01)
     with Producer(settings) as producer:
         before = producer.submit(distinct(photos, 300))
         eventually(lambda: worker.lines("batch"), 60)

@@ -24,6 +24,23 @@ from tests.helpers.processes import WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
 
+LOADS_SLOWLY = """
+import sys, time
+from alexq_worker.serving import Loader
+load = Loader.load
+def held(self, ref=""):
+    if ref:
+        print("loading", ref, flush=True)
+        time.sleep({load_s})
+    return load(self, ref)
+Loader.load = held
+from alexq_worker.app import main
+sys.exit(main())
+"""
+"""A worker that needs so long for every version but its first."""
+
+FOR_EVER_S = 3600
+
 
 @pytest.fixture(scope="module")
 def photos() -> list[bytes]:
@@ -74,6 +91,9 @@ class Load:
         return [job for one in self.submissions for job in one.wait(timeout_s=120)]
 
 
+LIGHT = BASE.partition("/")[2]
+
+
 def made_by(jobs: list[Job]) -> set[str]:
     """Return the versions that made results, each of which must say what its version says."""
     versions = set()
@@ -81,11 +101,16 @@ def made_by(jobs: list[Job]) -> set[str]:
         assert job.model is not None
         version = job.model.version
         versions.add(version)
-        expected = "" if version == BASE.partition("/")[2] else f"{version} "
+        expected = "" if version == LIGHT else f"{version} "
         for prediction in job.predictions:
             said_by = prediction.label.partition(" ")[0] + " "
             assert (said_by if said_by in ("second ", "third ") else "") == expected, (version, prediction)
     return versions
+
+
+def does(worker: WorkerProcess, ref: str) -> bool:
+    """Return whether the last batch is this version's."""
+    return [line["model"] for line in worker.lines("batch")][-1:] == [ref]
 
 
 def rows(settings: Settings) -> dict[int, Worker]:
@@ -101,7 +126,7 @@ def rows(settings: Settings) -> dict[int, Worker]:
 def test_activating_back_and_forth_under_load_fails_nothing_and_mixes_nothing(
     store: ModelStore, producer: Producer, start_worker: StartWorker, photos: list[bytes]
 ) -> None:
-    second, third = add_version(store, "second"), add_version(store, "third", crop=227)
+    second, third = add_version(store, "second"), add_version(store, "third", crop=72)
     worker = start_worker()
     with Load(producer, photos) as load:
         for number, ref in enumerate((second, third, BASE)):
@@ -109,10 +134,11 @@ def test_activating_back_and_forth_under_load_fails_nothing_and_mixes_nothing(
             eventually(
                 lambda number=number: len(worker.lines_with("switched to model")) == number + 1, 60, what=ref
             )
+            eventually(lambda ref=ref: does(worker, ref), 60, what=f"{ref} does a batch")
     jobs = load.jobs()
 
     assert {(job.state, job.attempt, job.errors) for job in jobs} == {(JobState.SUCCEEDED, 1, 0)}
-    assert made_by(jobs) == {"untrained-seed0", "second", "third"}
+    assert made_by(jobs) == {LIGHT, "second", "third"}
     assert worker.process.poll() is None
     assert worker.terminate() == 0
     assert {line["model"] for line in worker.lines("batch")} == {BASE, second, third}
@@ -139,7 +165,7 @@ def test_a_damaged_version_is_refused_and_the_old_one_goes_on(
     assert row.refused_model == second
     assert "is damaged or was changed" in (row.refused_reason or "")
     jobs = producer.submit(photos).wait(timeout_s=60)
-    assert made_by(jobs) == {"untrained-seed0"}
+    assert made_by(jobs) == {LIGHT}
 
     store.activate(third)
     eventually(lambda: worker.lines_with("switched to model"), 60)
@@ -156,40 +182,25 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_switch_loses_nothing(
     store: ModelStore, producer: Producer, start_worker: StartWorker, photos: list[bytes]
 ) -> None:
     second = add_version(store, "second")
-    worker = start_worker()
+    worker = start_worker(program=LOADS_SLOWLY.format(load_s=FOR_EVER_S))
     with Load(producer, photos) as load:
         eventually(lambda: worker.lines("batch"), 60)
         store.activate(second)
-        eventually(lambda: worker.lines_with("loading model"), 60, every_s=0.005)
+        eventually(lambda: f"loading {second}" in worker.log.read_text(), 60, what="it loads the version")
         worker.kill()
         assert not worker.lines_with("switched to model")
         start_worker()
     jobs = load.jobs()
 
     assert {(job.state, job.errors) for job in jobs} == {(JobState.SUCCEEDED, 0)}
-    assert made_by(jobs) == {"untrained-seed0", "second"}
-
-
-LOADS_FOR_EVER = """
-import sys, time
-from alexq_worker.serving import Loader
-load = Loader.load
-def held(self, ref=""):
-    if ref:
-        print("loading", ref, flush=True)
-        time.sleep(3600)
-    return load(self, ref)
-Loader.load = held
-from alexq_worker.app import main
-sys.exit(main())
-"""
+    assert made_by(jobs) == {LIGHT, "second"}
 
 
 def test_a_worker_that_is_killed_while_it_loads_a_pinned_version_loses_nothing(
     store: ModelStore, producer: Producer, start_worker: StartWorker, photos: list[bytes]
 ) -> None:
     second = add_version(store, "second")
-    worker = start_worker(program=LOADS_FOR_EVER)
+    worker = start_worker(program=LOADS_SLOWLY.format(load_s=FOR_EVER_S))
     pinned = producer.submit(photos[:3], model=second)
     eventually(lambda: f"loading {second}" in worker.log.read_text(), 60, what="it loads the version")
     others = producer.submit(photos).wait(timeout_s=60)  # they do not wait for it
@@ -198,15 +209,15 @@ def test_a_worker_that_is_killed_while_it_loads_a_pinned_version_loses_nothing(
     jobs = pinned.wait(timeout_s=120)
 
     assert {(job.state, job.attempt, job.errors) for job in jobs} == {(JobState.SUCCEEDED, 2, 0)}
-    assert (made_by(jobs), made_by(others)) == ({"second"}, {"untrained-seed0"})
+    assert (made_by(jobs), made_by(others)) == ({"second"}, {LIGHT})
 
 
 def test_a_worker_that_is_stopped_in_the_middle_of_a_switch_ends_in_good_order(
     store: ModelStore, start_worker: StartWorker
 ) -> None:
     second = add_version(store, "second")
-    worker = start_worker()
+    worker = start_worker(program=LOADS_SLOWLY.format(load_s=1))
     store.activate(second)
-    eventually(lambda: worker.lines_with("loading model"), 60, every_s=0.005)
+    eventually(lambda: f"loading {second}" in worker.log.read_text(), 60, what="it loads the version")
 
     assert worker.terminate() == 0

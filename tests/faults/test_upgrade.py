@@ -17,6 +17,7 @@ from alexq_schema import migrations
 from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
+from tests.helpers.models import add_version, own_store
 from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import WorkerProcess
@@ -45,6 +46,14 @@ def database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> I
         server: PostgresServer = request.getfixturevalue("postgres_server")
         with server.database() as url:
             yield url
+
+
+@pytest.fixture
+def settings(settings: Settings, alexnet_dir: Path, tmp_path: Path) -> Settings:
+    """AlexNet is what every release knows; it is small pictures that make it quick."""
+    store = own_store(alexnet_dir, tmp_path / "models")
+    store.activate(add_version(store, "small", of="alexnet/untrained-seed0", crop=64))
+    return settings.model_copy(update={"models_dir": store.models_dir, "max_batch": 16})
 
 
 @pytest.fixture

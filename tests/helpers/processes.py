@@ -22,6 +22,19 @@ from benchmarks.chaos.nursery import Child
 from tests.helpers import nursery
 from tests.helpers.eventually import eventually
 
+BUSY = """
+import sys, time
+from alexq_worker.app import main
+from alexq_worker.inference.engine import Engine
+classify = Engine.classify
+def busy(self, images):
+    time.sleep({image_s} * len(images))
+    return classify(self, images)
+Engine.classify = busy
+sys.exit(main())
+"""
+"""A worker whose device is busy with each image for so long, and takes no CPU meanwhile."""
+
 
 class WorkerProcess:
     """``python -m alexq_worker``, its log in a file of JSON lines."""

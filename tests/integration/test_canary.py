@@ -73,7 +73,7 @@ class TestWithAWorker(OnSqlite):
         database: Database,
         start_worker: Callable[..., WorkerProcess],
     ) -> None:
-        ref = add_version(store, "next", crop=227)
+        ref = add_version(store, "next", crop=72)
         worker = start_worker()
         photos = [encode(crop) for crop in photo_crops(6)]
 

@@ -37,14 +37,14 @@ def test_compose_takes_the_file(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def mirror(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mirror(alexnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A file of weights, its hash in its name, on a server of this machine; yields its URL."""
     import torch
     from safetensors.torch import load_file
 
     folder = tmp_path_factory.mktemp("mirror")
     draft = folder / "draft"
-    torch.save(load_file(ModelStore(models_dir).resolve().folder / "weights.safetensors"), draft)
+    torch.save(load_file(ModelStore(alexnet_dir).resolve().folder / "weights.safetensors"), draft)
     with draft.open("rb") as file:
         name = f"alexnet-{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}.pth"
     draft.rename(folder / name)

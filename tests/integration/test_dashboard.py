@@ -19,6 +19,7 @@ from alexq_schema.images import open_image_store
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.html import Document, parse
+from tests.helpers.models import BASE
 from tests.helpers.monitor import MonitorProcess, running_monitor
 from tests.helpers.seeded import Seeded, seed
 
@@ -64,7 +65,7 @@ def test_every_page_shows_a_busy_system_in_flowers_look(seeded: Seeded, monitor:
     assert len(shown["/dead"].all("a", class_="alexq-code")) == 2
     assert any(cell.startswith("100.0 %") for cell in shown["/submissions"].cells())
     assert "61–64" in shown["/batches"].cells()
-    assert "alexnet/untrained-seed0" in shown["/models"].cells()
+    assert BASE in shown["/models"].cells()
 
     job = page(monitor, f"/results/{job_id}")
     assert str(job_id) in job.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from alexq_schema.db.tables import Job, JobEvent
 from alexq_schema.images import open_image_store
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
+from tests.helpers.models import BASE, add_version
 from tests.helpers.monitor import MonitorProcess, running_monitor
 from tests.helpers.seeded import Seeded, seed
 
 ACTIONS = {
     "/dead/redrive": {"which": "all"},
     "/submissions/{submission}/cancel": {},
-    "/models/activate": {"model": "alexnet/untrained-seed0"},
+    "/models/activate": {"model": BASE},
     "/models/rollback": {},
 }
 
@@ -203,12 +205,10 @@ def test_an_administrator_cancels_a_submission(
 
 
 def test_an_administrator_activates_a_model_that_is_whole(admin: MonitorProcess, settings: Settings) -> None:
-    from alexq_worker.inference.versions import create_untrained
-
     store = ModelStore(settings.models_dir)
     before = store.active_ref()
     assert before is not None
-    other = create_untrained(store, seed=7).info.ref
+    other = add_version(store, "other")
     try:
         assert admin.post("/models/activate", {"model": other}, "/dead").status_code == 303
         assert store.active_ref() == other
@@ -220,6 +220,7 @@ def test_an_administrator_activates_a_model_that_is_whole(admin: MonitorProcess,
         assert store.active_ref() == before
     finally:
         store.activate(before)
+        shutil.rmtree(store.folder(other))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ import io
 import json
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -27,6 +25,7 @@ from alexq_schema.models import ModelStore
 from alexq_schema.names import QUEUES
 from alexq_schema.settings import Settings
 from alexq_worker.inference.torchvision_ops import import_torchvision
+from tests.helpers import nursery
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import distinct, encode, parity_images, photo_crops
 from tests.helpers.processes import WorkerProcess
@@ -34,8 +33,10 @@ from tests.helpers.processes import WorkerProcess
 StartWorker = Callable[..., WorkerProcess]
 
 
-def test_one_photograph_is_classified(producer: Producer, start_worker: StartWorker) -> None:
-    worker = start_worker()
+def test_one_photograph_is_classified(
+    producer: Producer, start_worker: StartWorker, alexnet_dir: Path
+) -> None:
+    worker = start_worker(models_dir=alexnet_dir, max_batch=8)
 
     job = producer.classify(encode(photo_crops(1)[0], "JPEG"), timeout_s=150)
 
@@ -46,15 +47,16 @@ def test_one_photograph_is_classified(producer: Producer, start_worker: StartWor
     assert worker.terminate() == 0
 
 
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)  # the test above has both
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")  # the reference's
 def test_answers_equal_the_notebooks_whatever_shares_the_batch(
-    producer: Producer, start_worker: StartWorker, models_dir: Path
+    producer: Producer, start_worker: StartWorker, alexnet_dir: Path
 ) -> None:
     """The seed notebook's code, run here on the same weights, against the whole system."""
     named = parity_images() * 3
     random.Random(7).shuffle(named)
-    expected = {name: reference(models_dir, data) for name, data in parity_images()}
-    worker = start_worker()
+    expected = {name: reference(alexnet_dir, data) for name, data in parity_images()}
+    worker = start_worker(models_dir=alexnet_dir)
 
     together = producer.submit(data for _, data in named).wait(timeout_s=150)
     alone = [producer.classify(data, timeout_s=150) for _, data in parity_images()[:5]]
@@ -98,7 +100,7 @@ def notebook_model(models_dir: Path) -> torch.nn.Module:
 def test_seven_hundred_images_of_one_call_fill_the_batches(
     producer: Producer, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(max_batch=64)
+    worker = start_worker(max_batch=64, image_s=0.005)
     images = [encode(crop, "JPEG") for crop in photo_crops(64)]
 
     submission = producer.submit(distinct(images, 700))
@@ -117,7 +119,7 @@ def test_seven_hundred_images_of_one_call_fill_the_batches(
 def test_a_long_submission_does_not_keep_a_single_image_waiting(
     producer: Producer, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(max_batch=16)
+    worker = start_worker(max_batch=16, image_s=0.02)
     images = [encode(crop, "JPEG") for crop in photo_crops(64)]
     bulk = producer.submit(distinct(images, 500))
     eventually(lambda: len(worker.lines("batch")) > 2, what="the bulk submission is under way")
@@ -154,7 +156,7 @@ def test_bf16_is_an_option_that_results_name(producer: Producer, start_worker: S
 def test_a_worker_that_is_told_to_stop_leaves_nothing_half_done(
     producer: Producer, start_worker: StartWorker, broker_url: str
 ) -> None:
-    first = start_worker()
+    first = start_worker(image_s=0.01)
     images = [encode(crop, "JPEG") for crop in photo_crops(64)]
     submission = producer.submit(distinct(images, 600))
     eventually(lambda: first.lines("batch"))
@@ -189,12 +191,12 @@ def test_a_worker_starts_only_on_a_model_that_is_whole(
         file.seek(1_000_000)
         file.write(b"tampered")
 
-    done = run_worker(settings.model_copy(update={"models_dir": copy}))
+    code, said = run_worker(settings.model_copy(update={"models_dir": copy}), tmp_path / "log")
 
-    assert done.returncode == 1
-    assert "model_invalid" in done.stderr
-    assert str(weights) in done.stderr
-    assert "Traceback" not in done.stderr
+    assert code == 1
+    assert "model_invalid" in said
+    assert str(weights) in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
@@ -210,19 +212,14 @@ def test_a_worker_that_cannot_start_says_why(
     settings: Settings, tmp_path: Path, change: dict[str, str], code: int, told: str
 ) -> None:
     update = {name: value.format(folder=tmp_path) for name, value in change.items()}
-    done = run_worker(settings.model_copy(update=update))
+    returned, said = run_worker(settings.model_copy(update=update), tmp_path / "log")
 
-    assert done.returncode == code
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+    assert returned == code
+    assert told in said
+    assert "Traceback" not in said
 
 
-def run_worker(settings: Settings) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "alexq_worker"],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def run_worker(settings: Settings, log: Path) -> tuple[int, str]:
+    """Return the exit code of a worker that ends by itself, and what it said."""
+    worker = nursery.start(["-m", "alexq_worker"], log=log, env=environment(settings))
+    return worker.wait(60), log.read_text()

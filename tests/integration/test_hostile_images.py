@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -86,9 +87,9 @@ def test_each_ends_as_it_should_within_two_seconds_and_with_its_own_reader(opene
 
 
 def test_a_worker_outlives_them_in_little_memory_and_serves_the_others(
-    producer: Producer, start_worker: StartWorker
+    producer: Producer, start_worker: StartWorker, alexnet_dir: Path
 ) -> None:
-    worker = start_worker()
+    worker = start_worker(models_dir=alexnet_dir)  # beside what AlexNet takes it is little
     photos = [encode(crop, "JPEG") for crop in photo_crops(GOOD)]
     # Full batches, and other photographs than those below: what ordinary work takes is no hostile image's.
     warm = (photo + bytes([number]) for number in range(1, 5) for photo in photos)

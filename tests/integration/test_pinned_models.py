@@ -87,7 +87,7 @@ def test_a_worker_does_pinned_jobs_with_their_version(
     settings: Settings,
     photo: bytes,
 ) -> None:
-    second, third = add_version(store, "second"), add_version(store, "third", crop=227)
+    second, third = add_version(store, "second"), add_version(store, "third", crop=72)
     worker = start_worker()
     handed = {ref: producer.submit([photo] * 5, model=ref) for ref in (second, None, third, BASE)}
     for ref, submission in handed.items():

@@ -32,13 +32,13 @@ def database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def store(models_dir: Path, tmp_path: Path) -> ModelStore:
-    return own_store(models_dir, tmp_path / "models")
+def store(alexnet_dir: Path, tmp_path: Path) -> ModelStore:
+    return own_store(alexnet_dir, tmp_path / "models")
 
 
 @pytest.fixture
 def settings(settings: Settings, store: ModelStore) -> Settings:
-    return settings.model_copy(update={"models_dir": store.models_dir, "device": "cpu"})
+    return settings.model_copy(update={"models_dir": store.models_dir, "device": "cpu", "max_batch": SERVED})
 
 
 def test_int8_and_auto_go_through_the_queue(

@@ -26,6 +26,12 @@ Reference = Callable[[bytes], torch.Tensor]
 
 
 @pytest.fixture(scope="session")
+def models_dir(alexnet_dir: Path) -> Path:
+    """AlexNet itself: what is tested here is what it says."""
+    return alexnet_dir
+
+
+@pytest.fixture(scope="session")
 def store(models_dir: Path) -> ModelStore:
     return ModelStore(models_dir)
 

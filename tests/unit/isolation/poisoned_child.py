@@ -22,6 +22,7 @@ from uuid import UUID
 import numpy as np
 from PIL import Image
 
+from alexq_schema.models import ModelVersion
 from alexq_worker.inference.decode import Decoder
 from alexq_worker.isolation import child, messages
 
@@ -33,16 +34,19 @@ _decode = Decoder.decode
 class StandIn:
     """Every image is of class 3, then 1."""
 
+    def __init__(self, side: int) -> None:
+        self._side = side
+
     @classmethod
-    def load(cls, *_: Any, **__: Any) -> StandIn:
+    def load(cls, version: ModelVersion, **_: Any) -> StandIn:
         print("loading prints to stdout")
-        return cls()
+        return cls(version.info.preprocessing.crop)
 
     def warm_up(self) -> None:
         pass
 
     def new_batch(self) -> np.ndarray:
-        return np.zeros((1, 224, 224, 3), np.uint8)
+        return np.zeros((1, self._side, self._side, 3), np.uint8)
 
     def classify(self, _: np.ndarray) -> Any:
         return SimpleNamespace(indices=np.array([[3, 1]]), probabilities=np.array([[0.75, 0.25]]))

@@ -1,4 +1,4 @@
-"""Real child processes: one that serves the real model, and quick ones with a stand-in for it."""
+"""Real child processes: one that serves a real model, and quick ones with a stand-in for it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, Predicti
 from alexq_worker.isolation.messages import Job, Setup
 from alexq_worker.isolation.parent import IsolatedEngine
 from tests.helpers.eventually import eventually
+from tests.helpers.models import BASE
 from tests.helpers.photos import encode, hostile_images, photo_crops
 
 POISONED = (sys.executable, str(Path(__file__).with_name("poisoned_child.py")))
 LABELS = [f"label {index}" for index in range(1000)]
-VERSION = SimpleNamespace(ref="alexnet/untrained-seed0", model_id=7, predictions=PredictionWriter(LABELS))
+VERSION = SimpleNamespace(ref=BASE, model_id=7, predictions=PredictionWriter(LABELS))
 MEMORY_BYTES = 256 * 2**20
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux only")
@@ -71,7 +72,7 @@ def claim_of(images: FileImageStore) -> Callable[[bytes], Claim]:
 
 @pytest.fixture(scope="module")
 def real(setup: Setup) -> Iterator[IsolatedEngine]:
-    """Serves the real model; its child is shared."""
+    """Serves a real model; its child is shared."""
     isolated = IsolatedEngine(setup)
     yield isolated
     isolated.stop()

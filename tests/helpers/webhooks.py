@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from alexq_schema.db.delivery_log import DeliveryRow
 from alexq_schema.db.session import Database
 from alexq_schema.settings import Settings
 from alexq_schema.webhooks import Event
+from tests.helpers import nursery
 from tests.helpers.eventually import eventually
 from tests.helpers.system import System, success
 
@@ -124,10 +123,12 @@ class WebhookWorker:
     def __init__(self, settings: Settings, log: Path, pace: str = HURRIED) -> None:
         self.settings = settings
         self.log = log
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM.format(pace=pace)], env=environment(settings), stderr=file
-            )
+        self.process = nursery.start(
+            ["-c", PROGRAM.format(pace=pace)],
+            log=log,
+            env=environment(settings),
+            module="alexq_producer.webhooks",
+        )
         health = Path(str(settings.webhooks_health_file).replace("{pid}", str(self.process.pid)))
 
         def is_ready() -> bool:

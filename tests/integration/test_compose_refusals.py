@@ -23,6 +23,15 @@ ENDS_WITHIN_S = 60.0
 
 SQLITE = "sqlite:////data/alexq.db"
 PROCESSES = ("migrate", "first-key", "gateway", "webhooks", "worker-cpu", "monitor")
+BECOMES = {
+    "gateway": "alexq_producer.gateway",
+    "webhooks": "alexq_producer.webhooks",
+    "worker": "alexq_worker",
+    "worker-cpu": "alexq_worker",
+    "monitor": "alexq_monitor",
+}
+"""What ``alexq NAME`` replaces itself by; on a full disk, and in test_compose.py, it does so."""
+
 NO_FILE_MAY_GROW = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
@@ -31,12 +40,23 @@ os.execv(sys.argv[1], sys.argv[1:])
 """As on a full disk."""
 
 
-@pytest.fixture
-def project() -> Iterator[Composed]:
-    """The project, nothing of it up; its secrets are there."""
+@pytest.fixture(scope="module")
+def secrets() -> Iterator[Path]:
+    """What the project's own command makes."""
     project = Composed({}, {})
     try:
         project.run("secrets")
+        yield project.secrets
+    finally:
+        project.close()
+
+
+@pytest.fixture
+def project(secrets: Path) -> Iterator[Composed]:
+    """The project, nothing of it up; its secrets are there."""
+    project = Composed({}, {})
+    try:
+        shutil.copytree(secrets, project.secrets)
         yield project
     finally:
         project.close()
@@ -45,13 +65,14 @@ def project() -> Iterator[Composed]:
 def refused(container: Container, *, is_disk_full: bool = False, **variables: str) -> str:
     """Run its command, ``variables`` in place of some of its own; return what it said and ended with."""
     env = {**container.env, **variables}
-    command = [*([sys.executable, "-c", NO_FILE_MAY_GROW] if is_disk_full else []), *container.command]
-    if container.name in ("worker", "worker-cpu") and not is_disk_full:  # importing torch takes seconds
-        code = nursery.start(["-m", "alexq_worker"], log=container.log, env=env).wait(ENDS_WITHIN_S)
+    if not is_disk_full:  # imports take seconds
+        program = BECOMES.get(container.name)
+        forked = ["-m", program] if program else container.command[1:]
+        code = nursery.start(forked, log=container.log, env=env).wait(ENDS_WITHIN_S)
         said = container.said()
     else:
         done = subprocess.run(
-            command,
+            [sys.executable, "-c", NO_FILE_MAY_GROW, *container.command],
             env=env,
             cwd=container.root,
             capture_output=True,

@@ -26,6 +26,8 @@ from alexq.stack.supervisor import Child, Supervisor
 from alexq_producer import Producer
 from alexq_schema.db.session import Database
 from alexq_schema.settings import Settings
+from benchmarks.chaos.nursery import Child as Forked
+from tests.helpers import nursery
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
@@ -50,14 +52,19 @@ def settings_for(tmp_path: Path, broker_url: str, **given: object) -> Settings:
 
 
 @contextmanager
-def monitor(settings: Settings, extra: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def monitor(settings: Settings, extra: Mapping[str, str] | None = None) -> Iterator[Forked]:
+    settings.data_dir.mkdir(exist_ok=True)
     env = environment(settings) | dict(extra or {})
-    argv = [sys.executable, "-m", "alexq_monitor"]
-    with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    process = nursery.start(["-m", "alexq_monitor"], log=log_of(settings), env=env)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(60)
+
+
+def log_of(settings: Settings) -> Path:
+    return settings.data_dir / "monitor.log"
 
 
 def status(url: str) -> int | None:
@@ -93,10 +100,10 @@ def test_the_dashboard_ends_cleanly_while_its_broker_is_away(tmp_path: Path) -> 
 def test_other_machines_see_nothing_without_a_login(
     tmp_path: Path, broker: EmbeddedBroker, address: str
 ) -> None:
-    with monitor(settings_for(tmp_path, broker.url, monitor_address=address)) as process:
+    settings = settings_for(tmp_path, broker.url, monitor_address=address)
+    with monitor(settings) as process:
         assert process.wait(150) == 2
-        assert process.stderr is not None
-        said = process.stderr.read()
+    said = log_of(settings).read_text()
     assert "without a login" in said
     assert "FLOWER_BASIC_AUTH" in said
     assert "Traceback" not in said
@@ -111,10 +118,10 @@ def test_with_a_login_it_may_listen_everywhere(tmp_path: Path, broker: EmbeddedB
 
 
 def test_a_taken_port_is_said_in_one_line(tmp_path: Path, broker: EmbeddedBroker) -> None:
-    with monitor(settings_for(tmp_path, broker.url, monitor_port=broker.port)) as process:
+    settings = settings_for(tmp_path, broker.url, monitor_port=broker.port)
+    with monitor(settings) as process:
         assert process.wait(150) == 2
-        assert process.stderr is not None
-        assert f"cannot listen on 127.0.0.1:{broker.port}" in process.stderr.read()
+    assert f"cannot listen on 127.0.0.1:{broker.port}" in log_of(settings).read_text()
 
 
 def metrics_of(settings: Settings, prefix: str = "") -> dict[str, float]:
@@ -212,8 +219,7 @@ def test_services_that_are_away_or_silent_are_told_of_and_waited_for_by_nobody(t
             told = metrics_of(settings)
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
-            assert process.stderr is not None
-            assert "secret" not in process.stderr.read()
+            assert "secret" not in log_of(settings).read_text()
     assert told == {"alexq_source_up database": 0, "alexq_source_up broker": 0}
 
 

@@ -22,6 +22,7 @@ from alexq_schema.db.deliveries import WebhookDelivery
 from alexq_schema.db.session import Database
 from alexq_schema.keys import Scope
 from alexq_schema.settings import Settings
+from tests.helpers import nursery
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import JPEG, GatewayProcess, make_key, running_gateway
 from tests.helpers.photos import encode, photo_crops
@@ -403,15 +404,10 @@ def test_pages_of_webhooks_and_deliveries_lead_on(http: httpx2.Client) -> None:
 @pytest.mark.parametrize("missing", ["database_url", "broker_url"])
 def test_it_ends_with_3_where_a_service_is_away(settings: Settings, tmp_path: Path, missing: str) -> None:
     away = {"database_url": "postgresql://u@127.0.0.1:1/x", "broker_url": "redis://127.0.0.1:1/0"}[missing]
-    done = subprocess.run(
-        [sys.executable, "-m", "alexq_producer.webhooks"],
-        env=environment(settings.model_copy(update={missing: away})),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    log = tmp_path / "webhooks.log"
+    settings = settings.model_copy(update={missing: away})
+    process = nursery.start(["-m", "alexq_producer.webhooks"], log=log, env=environment(settings))
 
-    assert done.returncode == 3
-    assert f"error [{missing.removesuffix('_url')}_unavailable]" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.wait(60) == 3
+    assert f"error [{missing.removesuffix('_url')}_unavailable]" in log.read_text()
+    assert "Traceback" not in log.read_text()

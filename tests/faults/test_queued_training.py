@@ -20,6 +20,7 @@ from alexq_schema.training import TrainModel
 from alexq_worker.training.queue import hand_in, look_at
 from alexq_worker.training.textures import write_set
 from tests.helpers.eventually import eventually
+from tests.helpers.models import BASE, own_store
 from tests.helpers.nursery import run_alexq
 
 pytestmark = pytest.mark.slow
@@ -34,8 +35,9 @@ def database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def settings(settings: Settings, tmp_path: Path) -> Settings:
-    return settings.model_copy(update={"models_dir": tmp_path / "models", "device": "cpu"})
+def settings(settings: Settings, models_dir: Path, tmp_path: Path) -> Settings:
+    store = own_store(models_dir, tmp_path / "models")
+    return settings.model_copy(update={"models_dir": store.models_dir, "device": "cpu"})
 
 
 class TrainWorker(psutil.Popen):
@@ -96,7 +98,9 @@ def test_a_queued_training_outlives_its_processes_and_can_be_cancelled(
     write_set(tmp_path / "pictures", each=3)
 
     def request(ref: str, epochs: int) -> TrainModel:
-        return TrainModel.of(data=tmp_path / "pictures", ref=ref, epochs=epochs, batch=16, activate=True)
+        return TrainModel.of(
+            data=tmp_path / "pictures", ref=ref, base=BASE, epochs=epochs, batch=16, activate=True
+        )
 
     store = ModelStore(settings.models_dir)
     first = start_train_worker()
@@ -119,7 +123,7 @@ def test_a_queued_training_outlives_its_processes_and_can_be_cancelled(
     assert result["model"] == "own/last"
     assert result["held_out"]["images"] == 8
     assert store.active_ref() == "own/last"
-    assert store.refs() == ["own/last"]
+    assert store.refs() == [BASE, "own/last"]
     assert look_at(settings, unwanted)["state"] == look_at(settings, never)["state"] == "REVOKED"
 
     failed = hand_in(settings, request("own/last", 1))

@@ -24,7 +24,11 @@ from alexq_worker.training.starts import find_start
 from alexq_worker.training.telling import Teller
 from alexq_worker.training.textures import LABELS, write_set
 from alexq_worker.training.train import train
-from tests.helpers.nursery import run_alexq
+from benchmarks.chaos.nursery import Child
+from tests.helpers import nursery
+from tests.helpers.eventually import eventually
+from tests.helpers.models import BASE, own_store
+from tests.helpers.nursery import run_alexq, run_models
 from tests.helpers.processes import WorkerProcess
 
 pytestmark = pytest.mark.slow
@@ -38,9 +42,10 @@ def database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def settings(settings: Settings, tmp_path: Path) -> Settings:
+def settings(settings: Settings, models_dir: Path, tmp_path: Path) -> Settings:
     """With models of this test's own."""
-    return settings.model_copy(update={"models_dir": tmp_path / "models", "device": "cpu"})
+    store = own_store(models_dir, tmp_path / "models")
+    return settings.model_copy(update={"models_dir": store.models_dir, "device": "cpu", "max_batch": 16})
 
 
 def test_own_labels_are_trained_activated_served_and_measured(
@@ -82,8 +87,9 @@ def test_own_labels_are_trained_activated_served_and_measured(
     assert f"{right / 33:.3%} right" in measured.stdout
     assert len(report["measures"]["per_class"]) == len(LABELS)
 
-    other = run_alexq(
-        settings, "models", "train", str(tmp_path / "pictures"), "--as", "own/v2", "--epochs", "1"
+    other = run_models(
+        settings,
+        *("train", str(tmp_path / "pictures"), "--as", "own/v2", "--from", BASE, "--epochs", "1"),
     )
     assert other.returncode == 0, other.stderr
     measured = run_alexq(
@@ -100,36 +106,27 @@ def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(
 ) -> None:
     write_set(tmp_path / "pictures", each=5)
 
-    def command(ref: str, *more: str) -> list[str]:
-        return [
-            *(sys.executable, "-m", "alexq", "models", "train", str(tmp_path / "pictures"), "--as", ref),
-            *("--epochs", "30", "--batch", "16", "--checkpoint-every", "0.1", *more),
-        ]
+    def start(ref: str, log: Path, *more: str) -> Child:
+        command = ["-m", "alexq_worker.models", "train", str(tmp_path / "pictures"), "--as", ref]
+        command += ["--from", BASE, "--epochs", "300", "--batch", "16", "--checkpoint-every", "0.1"]
+        return nursery.start([*command, *more], log=log, env=environment(settings))
 
-    env = environment(settings)
-    assert subprocess.run(command("own/straight"), env=env, timeout=120, check=False).returncode == 0
-    killed_at = []
-    for epoch in (6, 18):
-        with subprocess.Popen(
-            command("own/killed", "--resume"), env=env, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if (at := re.match(r"epoch +(\d+)/", line)) and int(at[1]) >= epoch:
-                    killed_at.append(int(at[1]))
-                    process.send_signal(signal.SIGKILL)
-                    break
-    assert len(killed_at) == 2
-    resumed = subprocess.run(
-        command("own/killed", "--resume"),
-        env=env,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    first_line = next(line for line in resumed.stderr.splitlines() if line.startswith("epoch"))
+    def reached(log: Path) -> int:
+        told = log.read_text() if log.exists() else ""
+        return max(map(int, re.findall(r"^epoch +(\d+)/", told, re.MULTILINE)), default=0)
+
+    straight_log, resumed_log = tmp_path / "straight.log", tmp_path / "resumed.log"
+    assert start("own/straight", straight_log).wait(120) == 0, straight_log.read_text()
+    for epoch in (40, 120):
+        log = tmp_path / f"killed-{epoch}.log"
+        process = start("own/killed", log, "--resume")
+        eventually(
+            lambda log=log, epoch=epoch: reached(log) >= epoch, 120, every_s=0.005, what="it is under way"
+        )
+        process.kill()
+        assert process.wait(30) == -signal.SIGKILL, "it was killed too late to matter"
+    assert start("own/killed", resumed_log, "--resume").wait(120) == 0, resumed_log.read_text()
+    first_line = next(line for line in resumed_log.read_text().splitlines() if line.startswith("epoch"))
     assert not first_line.startswith("epoch   1/"), "it began again"
 
     store = ModelStore(settings.models_dir)
@@ -152,7 +149,7 @@ def test_two_processes_train_together(settings: Settings, tmp_path: Path) -> Non
                 "alexq_worker.models",
                 "train",
             ),
-            *(str(tmp_path / "pictures"), "--as", "own/v1", "--epochs", "10"),
+            *(str(tmp_path / "pictures"), "--as", "own/v1", "--from", BASE, "--epochs", "10"),
         ],
         env=environment(settings)
         | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]},

@@ -25,12 +25,13 @@ from rich.console import Console
 from alexq_schema import migrations
 from benchmarks.chaos import audit, reference, report, stock
 from benchmarks.chaos.campaign import Campaign, Row
-from benchmarks.chaos.nursery import Nursery
+from benchmarks.chaos.nursery import WORKER, Nursery
 from benchmarks.chaos.processes import InterruptedCampaignError, Processes
 from benchmarks.chaos.scenarios import SCENARIOS, Scenario
 from benchmarks.chaos.scene import Scene, failed_row
 from benchmarks.chaos.servers import Broker, PostgresBinaries, PostgreSQL
 
+BUSY = "benchmarks.chaos.busy_device"
 Work = tuple[str, Callable[[], Row]]
 
 
@@ -81,9 +82,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--stock", choices=["yes", "no", "only"], help="compare with stock Celery (default: yes)"
     )
+    parser.add_argument(
+        "--light", action="store_true", help="a small network on a device that is busy, in AlexNet's place"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the logs although all is well")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/chaos.json and .md")
     arguments = parser.parse_args()
+    if arguments.light and arguments.save:
+        parser.error("what is recorded is AlexNet's: --save goes without --light")
     arguments.lanes = arguments.lanes or (4 if arguments.profile == "short" else 2)
     arguments.stock = arguments.stock or ("no" if arguments.scenario else "yes")
     return arguments
@@ -96,7 +102,7 @@ def names() -> str:
 
 def prepare(folder: Path, processes: Processes, arguments: argparse.Namespace) -> Campaign:
     """Make what all scenarios share: weights, images, expected answers, empty databases to copy."""
-    answers = reference.prepare(folder)
+    answers = reference.prepare(folder, is_light=arguments.light)
     binaries = PostgresBinaries()
     sqlite = folder / "template.db"
     make_tables(f"sqlite:///{sqlite}")
@@ -114,7 +120,7 @@ def prepare(folder: Path, processes: Processes, arguments: argparse.Namespace) -
         profile=arguments.profile,
         seed=arguments.seed,
         jobs_scale=arguments.jobs_scale,
-        nursery=Nursery(processes, folder / "nursery.log"),
+        nursery=Nursery(processes, folder / "nursery.log", (*WORKER, BUSY) if arguments.light else WORKER),
     )
 
 

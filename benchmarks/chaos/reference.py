@@ -1,6 +1,6 @@
 """What the right answers are: the notebook's code on the same weights, with nothing of alexq's between.
 
-The reference is torchvision's transforms and AlexNet in fp32, one image at a time; alexq contributes the
+The reference is torchvision's transforms and network in fp32, one image at a time; alexq contributes the
 seeded weights file only, and the shim that lets torchvision be imported beside a CPU build of torch.
 """
 
@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexq_schema.models import ModelStore
+from alexq_schema.models import ModelStore, ModelVersion
 from alexq_worker.inference.torchvision_ops import import_torchvision
 from alexq_worker.inference.versions import create_untrained
+from benchmarks.chaos.light import create_light
 from benchmarks.images import jpegs
 
 IMAGES = 40
@@ -61,10 +62,10 @@ class Answers:
         return None
 
 
-def prepare(folder: Path) -> Answers:
-    """Make images, weights and expected answers below ``folder``."""
+def prepare(folder: Path, *, is_light: bool) -> Answers:
+    """Make images, weights and expected answers below ``folder``, of AlexNet or of a light network."""
     store = ModelStore(folder / "models")
-    version = create_untrained(store)
+    version = create_light(store) if is_light else create_untrained(store)
     store.activate(version.info.ref)
     images = jpegs(IMAGES + 1)
     (folder / "images").mkdir()
@@ -74,24 +75,24 @@ def prepare(folder: Path) -> Answers:
         folder=folder / "images",
         models_dir=store.models_dir,
         labels=version.read_labels(),
-        probabilities=_classify(version.weights_path, images),
+        probabilities=_classify(version, images),
         number_of={hashlib.sha256(data).hexdigest(): number for number, data in enumerate(images)},
     )
 
 
-def _classify(weights: Path, images: list[bytes]) -> NDArray[np.float32]:
+def _classify(version: ModelVersion, images: list[bytes]) -> NDArray[np.float32]:
     torchvision = import_torchvision()
     transforms = torchvision.transforms
     preprocess = transforms.Compose(
         [
-            transforms.Resize(256),
-            transforms.CenterCrop(224),
+            transforms.Resize(version.info.preprocessing.resize),
+            transforms.CenterCrop(version.info.preprocessing.crop),
             transforms.ToTensor(),
             transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
         ]
     )
-    network = torchvision.models.alexnet()
-    network.load_state_dict(safetensors.torch.load_file(weights))
+    network = torchvision.models.get_model(version.info.architecture, weights=None)
+    network.load_state_dict(safetensors.torch.load_file(version.weights_path))
     network.eval()
     rows = []
     with torch.inference_mode():

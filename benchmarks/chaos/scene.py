@@ -104,7 +104,7 @@ class Scene:
     ) -> Submitter:
         images, number = self.campaign.answers.folder, len(self.submitters)
         return Submitter(
-            self.processes,
+            self.campaign.nursery,
             self.settings,
             self.folder,
             images,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from alexq.stack.environment import environment
 from alexq_schema.settings import Settings
-from benchmarks.chaos.processes import Processes, kill_tree, tail
+from benchmarks.chaos.nursery import Nursery
+from benchmarks.chaos.processes import kill_tree, tail
 
 
 class Submitter:
@@ -17,7 +16,7 @@ class Submitter:
 
     def __init__(
         self,
-        processes: Processes,
+        nursery: Nursery,
         settings: Settings,
         folder: Path,
         images: Path,
@@ -26,7 +25,7 @@ class Submitter:
         jobs_per_s: float,
         die_before_publish: int,
     ) -> None:
-        self._processes = processes
+        self._nursery = nursery
         self._settings = settings
         self.log = folder / f"submitted-{number}.jsonl"
         self._output = folder / f"submitter-{number}.log"
@@ -43,8 +42,8 @@ class Submitter:
         self._start()
 
     def _start(self) -> None:
-        self._process: subprocess.Popen[bytes] = self._processes.start(
-            [sys.executable, "-m", "benchmarks.chaos.submitter", str(self._plan)],
+        self._process = self._nursery.start(
+            ["-m", "benchmarks.chaos.submitter", str(self._plan)],
             log=self._output,
             env=environment(self._settings),
         )

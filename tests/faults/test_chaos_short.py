@@ -20,7 +20,10 @@ def test_no_fault_of_the_short_campaign_loses_repeats_or_falsifies_a_result(tmp_
     output = tmp_path / "campaign.txt"
     with output.open("wb") as file:
         campaign = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.chaos", "--profile", "short", "--seed", "1", "--stock", "no"],
+            [
+                *(sys.executable, "-m", "benchmarks.chaos", "--profile", "short"),
+                *("--seed", "1", "--stock", "no", "--light"),
+            ],
             cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,

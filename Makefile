@@ -21,10 +21,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## Classify a few photographs through a whole stack
 	$(BIN)/alexq demo
 
+# Reading compiled tests saves each process ten seconds, also where a shell says not to write them.
 # Most tests wait for processes, so more run at a time than there are cores; one file alone: pytest FILE.
 TESTS_AT_ONCE ?= 4
 test: setup  ## Run every test that needs no GPU
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
 
 check: setup  ## Formatting, lint, types, import rules
 	$(BIN)/ruff format --check

@@ -32,6 +32,31 @@ from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import BUSY, WorkerProcess
 from tests.helpers.s3 import S3Server
 
+# Several of xdist's processes share each core: threads of torch would wait for one another by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each of xdist's processes begin with what takes long: none begins it when the others are done.
+
+    Every process is given an equal part of the list, and takes from the end of another's when it has no more.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes == 1:
+        return
+    slow: dict[str, list[pytest.Item]] = {}
+    rest: list[pytest.Item] = []
+    for item in items:
+        is_slow = item.get_closest_marker("slow") is not None
+        (slow.setdefault(str(item.path), []) if is_slow else rest).append(item)
+    size = len(items) // processes
+    ordered: list[pytest.Item] = []
+    for number in range(processes):
+        ordered += [item for file in list(slow.values())[number::processes] for item in file]
+        needed = max(0, (number + 1) * size - len(ordered))
+        ordered, rest = ordered + rest[:needed], rest[needed:]
+    items[:] = ordered + rest
+
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -66,9 +66,11 @@ def test_what_else_is_in_the_batch_does_not_matter(size, engine, pixels, expecte
 
 
 def test_bf16_agrees_with_fp32_to_two_decimals(version, pixels, expected):
-    engine = Engine.load(version, device="cpu", precision="bf16", max_batch=32)
-    engine.warm_up()
-    got = engine.classify(pixels)
+    engine = Engine.load(version, device="cpu", precision="bf16", max_batch=8)
+    engine.warm_up()  # without bf16 instructions an image takes a sixth of a second
+    got = [engine.classify(some) for some in np.array_split(pixels, 4)]
+    indices = np.concatenate([one.indices for one in got])
+    probabilities = np.concatenate([one.probabilities for one in got])
     assert engine.model_ref.precision == "bf16"
-    assert (got.indices[:, 0] == expected[1][:, 0]).mean() > 0.9
-    assert np.abs(got.probabilities - expected[0]).max() < 0.03
+    assert (indices[:, 0] == expected[1][:, 0]).mean() > 0.9
+    assert np.abs(probabilities - expected[0]).max() < 0.03

@@ -11,7 +11,6 @@ import pytest
 import redis
 
 from alexq.stack.broker import find_server
-from alexq.stack.environment import free_port
 from alexq_producer import Producer
 from alexq_schema.broker import connect
 from alexq_schema.job import JobState
@@ -21,6 +20,7 @@ from tests.helpers.eventually import eventually
 from tests.helpers.gateway import JPEG, running_gateway
 from tests.helpers.monitor import running_monitor
 from tests.helpers.photos import distinct, encode, photo_crops
+from tests.helpers.ports import free_port
 from tests.helpers.processes import WorkerProcess
 
 PASSWORD = "secret"
@@ -60,7 +60,7 @@ class Watched:
         eventually(self._sentinels_know_all, what="the Sentinels know each other and the replica")
 
     def _start(self, *lines: str, is_sentinel: bool = False) -> Server:
-        port = free_port("127.0.0.1")
+        port = free_port()
         folder = self._folder / str(port)
         folder.mkdir()
         config = folder / "server.conf"

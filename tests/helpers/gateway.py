@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import psutil
 
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq_schema import keys
 from alexq_schema.db import api_keys
 from alexq_schema.db.session import Database
@@ -18,6 +18,7 @@ from alexq_schema.keys import Scope
 from alexq_schema.settings import Settings
 from tests.helpers import nursery
 from tests.helpers.eventually import eventually
+from tests.helpers.ports import free_port
 
 JPEG = {"Content-Type": "image/jpeg"}
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import httpx2
 
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq_schema.settings import Settings
 from tests.helpers import nursery
 from tests.helpers.eventually import eventually
+from tests.helpers.ports import free_port
 
 
 class MonitorProcess:
@@ -48,7 +49,7 @@ def running_monitor(
     settings: Settings, log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[MonitorProcess]:
     """Run a dashboard until the context ends; it has written no stack trace."""
-    settings = settings.model_copy(update={"monitor_port": free_port("127.0.0.1")})
+    settings = settings.model_copy(update={"monitor_port": free_port()})
     monitor = MonitorProcess(settings, log, env or {})
     try:
         eventually(monitor.is_up, what="the dashboard answers")

@@ -11,12 +11,12 @@ import psutil
 import pytest
 from sqlalchemy import make_url, text
 
-from alexq.stack.environment import free_port
 from alexq_schema.db.session import Database
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.html import parse
 from tests.helpers.monitor import MonitorProcess, running_monitor
+from tests.helpers.ports import free_port
 from tests.helpers.processes import stopped_server
 from tests.helpers.system import System
 
@@ -39,7 +39,7 @@ def said(monitor: MonitorProcess) -> str:
 
 
 def test_a_database_that_is_not_there_is_said_on_every_page(settings: Settings, tmp_path: Path) -> None:
-    port = free_port("127.0.0.1")
+    port = free_port()
     settings = settings.model_copy(update={"database_url": f"postgresql://x:secret@127.0.0.1:{port}/x"})
     with running_monitor(settings, tmp_path / "monitor.log") as monitor:
         overview = said(monitor)

@@ -20,7 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from alexq.stack.broker import EmbeddedBroker
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq.stack.log import Log
 from alexq.stack.supervisor import Child, Supervisor
 from alexq_producer import Producer
@@ -28,6 +28,7 @@ from alexq_schema.db.session import Database
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import encode, photo_crops
+from tests.helpers.ports import free_port
 from tests.helpers.processes import WorkerProcess
 from tests.helpers.system import System
 
@@ -44,7 +45,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]
 def settings_for(tmp_path: Path, broker_url: str, **given: object) -> Settings:
     usual = {
         "database_url": f"sqlite:///{tmp_path / 'alexq.db'}",
-        "monitor_port": free_port("127.0.0.1"),
+        "monitor_port": free_port(),
     }
     return Settings.load(data_dir=tmp_path, broker_url=broker_url, **usual | given)
 
@@ -82,7 +83,7 @@ def test_the_dashboard_answers_and_ends_cleanly_on_sigterm(tmp_path: Path, broke
 
 
 def test_the_dashboard_ends_cleanly_while_its_broker_is_away(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, f"redis://127.0.0.1:{free_port('127.0.0.1')}/0")
+    settings = settings_for(tmp_path, f"redis://127.0.0.1:{free_port()}/0")
     with monitor(settings) as process:
         eventually(lambda: status(f"http://127.0.0.1:{settings.monitor_port}/healthcheck") == 200)
         process.send_signal(signal.SIGTERM)
@@ -139,7 +140,7 @@ def test_flowers_own_pages_know_what_alexqs_tasks_are(
     settings: Settings, start_worker: Callable[..., WorkerProcess], producer: Producer
 ) -> None:
     """Of a message its submission, how many jobs it named and what became of them; of a job its result."""
-    settings = settings.model_copy(update={"monitor_port": free_port("127.0.0.1")})
+    settings = settings.model_copy(update={"monitor_port": free_port()})
     credentials = b64encode(b"me:secret").decode()
 
     def ask(path: str) -> Any:
@@ -204,7 +205,7 @@ def test_services_that_are_away_or_silent_are_told_of_and_waited_for_by_nobody(t
         port = silent.getsockname()[1]
         settings = settings_for(
             tmp_path,
-            f"redis://127.0.0.1:{free_port('127.0.0.1')}/0",
+            f"redis://127.0.0.1:{free_port()}/0",
             database_url=f"postgresql://me:secret@127.0.0.1:{port}/alexq",
         )
         with monitor(settings) as process:

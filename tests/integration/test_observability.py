@@ -22,13 +22,14 @@ import redis
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq_schema import migrations
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import JPEG, running_gateway
 from tests.helpers.metrics import Shape, documented, exposed
 from tests.helpers.photos import encode, photo_crops
+from tests.helpers.ports import free_port
 from tests.helpers.processes import WorkerProcess
 from tests.unit.test_alerts import needs_promtool, promtool
 
@@ -81,8 +82,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory, broker_server: str, models_d
         models_dir=models_dir,
         max_batch=8,
         log_format="json",
-        metrics_port=free_port("127.0.0.1"),
-        monitor_port=free_port("127.0.0.1"),
+        metrics_port=free_port(),
+        monitor_port=free_port(),
         gateway_rate="7/hour",
     )
     worker = WorkerProcess(settings, folder / "worker.log", sys.executable)

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
-from alexq.stack.environment import free_port
 from alexq_schema import migrations
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import GatewayProcess, running_gateway
 from tests.helpers.photos import encode, photo_crops
+from tests.helpers.ports import free_port
 from tests.helpers.processes import WorkerProcess
 
 RECIPES = Path(__file__).parents[2] / "docs/howto/recipes"
@@ -105,7 +105,7 @@ def test_the_index_names_every_recipe() -> None:
 
 
 def test_the_fastapi_service_labels_what_it_is_sent(stack: Stack, tmp_path: Path) -> None:
-    port = free_port("127.0.0.1")
+    port = free_port()
     url = f"http://127.0.0.1:{port}/labels"
     argv = [sys.executable, "-m", "uvicorn", "--app-dir", str(RECIPES), "fastapi_service:app"]
     with serving([*argv, "--port", str(port), "--log-level", "warning"], stack, tmp_path):
@@ -119,7 +119,7 @@ def test_the_fastapi_service_labels_what_it_is_sent(stack: Stack, tmp_path: Path
 
 
 def test_the_django_view_labels_what_it_is_sent(stack: Stack, tmp_path: Path) -> None:
-    port = free_port("127.0.0.1")
+    port = free_port()
     url = f"http://127.0.0.1:{port}/labels"
     argv = [sys.executable, str(RECIPES / "django_view.py"), "runserver", "--noreload", str(port)]
     with serving(argv, stack, tmp_path):

@@ -22,7 +22,7 @@ from redis.exceptions import AuthenticationError
 
 from alexq.demo_pictures import sample_photographs
 from alexq.stack.broker import EmbeddedBroker
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq.stack.log import Log
 from alexq.stack.supervisor import Child, Supervisor
 from alexq_producer import Producer
@@ -33,6 +33,7 @@ from alexq_schema.names import TASK_CLASSIFY_JOBS
 from alexq_schema.settings import Settings, StackFile
 from alexq_worker.training.texture_model import TEXTURES_REF
 from tests.helpers.eventually import eventually
+from tests.helpers.ports import free_port
 
 START_S = 120.0
 
@@ -253,7 +254,7 @@ def test_a_folder_that_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> Non
 
 
 def test_a_broker_that_does_not_answer_is_said_in_one_line(tmp_path: Path) -> None:
-    url = f"redis://127.0.0.1:{free_port('127.0.0.1')}/0"
+    url = f"redis://127.0.0.1:{free_port()}/0"
     settings = Settings.load(data_dir=tmp_path / "data", broker_url=url)
     done = subprocess.run(
         [sys.executable, "-m", "alexq", "up"],

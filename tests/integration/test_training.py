@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq_producer import Producer
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
@@ -25,6 +25,7 @@ from alexq_worker.training.telling import Teller
 from alexq_worker.training.textures import LABELS, write_set
 from alexq_worker.training.train import train
 from tests.helpers.nursery import run_alexq
+from tests.helpers.ports import free_port
 from tests.helpers.processes import WorkerProcess
 
 pytestmark = pytest.mark.slow
@@ -147,7 +148,7 @@ def test_two_processes_train_together(settings: Settings, tmp_path: Path) -> Non
                 "--master-addr",
                 "127.0.0.1",
                 "--master-port",
-                str(free_port("127.0.0.1")),
+                str(free_port()),
                 "-m",
                 "alexq_worker.models",
                 "train",

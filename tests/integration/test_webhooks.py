@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.deliveries import WebhookDelivery
 from alexq_schema.db.session import Database
@@ -25,6 +25,7 @@ from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import JPEG, GatewayProcess, make_key, running_gateway
 from tests.helpers.photos import encode, photo_crops
+from tests.helpers.ports import free_port
 from tests.helpers.system import System, success
 from tests.helpers.webhooks import Received, Receiver, delivering
 
@@ -156,7 +157,7 @@ def test_a_submission_is_told_once_with_its_counts(
 def test_the_recipes_receiver_understands_it(
     http: httpx2.Client, system: System, settings: Settings, tmp_path: Path
 ) -> None:
-    port = free_port("127.0.0.1")
+    port = free_port()
     [program] = re.findall(r"```python\n(.*?)```", RECIPE.read_text(), re.DOTALL)
     webhook_id, secret = register(http, f"http://127.0.0.1:{port}/")
     receiver = subprocess.Popen(

@@ -17,6 +17,8 @@ import pytest
 import redis
 from celery import Celery
 from filelock import FileLock
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from alexq_producer import Producer
 from alexq_schema import migrations
@@ -29,6 +31,10 @@ from tests.helpers.gateway import GatewayProcess, running_gateway
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import WorkerProcess
 from tests.helpers.s3 import S3Server
+
+# How long an example takes is the machine's affair.
+hypothesis_settings.register_profile("alexq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("alexq")
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +80,7 @@ def broker_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield broker.url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture
@@ -209,13 +215,16 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., W
     """Start worker processes; those still running at the end are killed."""
     started: list[WorkerProcess] = []
 
-    def start(*, program: str | None = None, **overrides: object) -> WorkerProcess:
+    def start(
+        *, program: str | None = None, is_waited_for: bool = True, **overrides: object
+    ) -> WorkerProcess:
         log = tmp_path / f"worker-{len(started)}.log"
         worker = WorkerProcess(
             settings.model_copy(update=overrides), log, python=sys.executable, program=program
         )
         started.append(worker)
-        worker.wait_ready()
+        if is_waited_for:
+            worker.wait_ready()
         return worker
 
     yield start

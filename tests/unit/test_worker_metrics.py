@@ -205,7 +205,7 @@ def listening() -> SimpleNamespace:
 
 
 def test_a_scrape_is_answered(listening: SimpleNamespace) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{listening.port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{listening.port}/metrics", timeout=120) as answer:
         names = {family.name for family in text_string_to_metric_families(answer.read().decode())}
     assert {"alexq_worker_jobs", "alexq_worker_decode_seconds", "process_resident_memory_bytes"} <= names
 

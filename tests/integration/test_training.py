@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,8 +27,22 @@ from tests.helpers.nursery import run_alexq
 from tests.helpers.ports import free_port
 from tests.helpers.processes import WorkerProcess
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
 UNSEEN = 10_000
+
+STOPS_AFTER = """
+import time
+from alexq_worker.training.telling import Teller
+tell = Teller.epoch
+def stops(teller, done, epochs):
+    tell(teller, done, epochs)
+    while done.epoch >= {epoch}:
+        time.sleep(1)
+Teller.epoch = stops
+from alexq_worker.models import app
+app()
+"""
+"""``alexq models`` that trains no further than an epoch, for a test to kill it there."""
 
 
 @pytest.fixture
@@ -101,32 +114,27 @@ def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(
 ) -> None:
     write_set(tmp_path / "pictures", each=5)
 
-    def command(ref: str, *more: str) -> list[str]:
+    def command(ref: str, *more: str, program: Sequence[str] = ("-m", "alexq", "models")) -> list[str]:
         return [
-            *(sys.executable, "-m", "alexq", "models", "train", str(tmp_path / "pictures"), "--as", ref),
-            *("--epochs", "30", "--batch", "16", "--checkpoint-every", "0.1", *more),
+            *(sys.executable, *program, "train", str(tmp_path / "pictures"), "--as", ref),
+            *("--epochs", "30", "--batch", "16", "--checkpoint-every", "0", *more),
         ]
 
     env = environment(settings)
-    assert subprocess.run(command("own/straight"), env=env, timeout=120, check=False).returncode == 0
-    killed_at = []
+    assert subprocess.run(command("own/straight"), env=env, timeout=300, check=False).returncode == 0
     for epoch in (6, 18):
-        with subprocess.Popen(
-            command("own/killed", "--resume"), env=env, stderr=subprocess.PIPE, text=True
-        ) as process:
+        argv = command("own/killed", "--resume", program=("-c", STOPS_AFTER.format(epoch=epoch)))
+        with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
-            for line in process.stderr:
-                if (at := re.match(r"epoch +(\d+)/", line)) and int(at[1]) >= epoch:
-                    killed_at.append(int(at[1]))
-                    process.send_signal(signal.SIGKILL)
-                    break
-    assert len(killed_at) == 2
+            told = [line for line in iter_until(process.stderr, f"epoch {epoch:>3}/") if "epoch" in line]
+            process.send_signal(signal.SIGKILL)
+        assert told[-1].startswith(f"epoch {epoch:>3}/"), told
     resumed = subprocess.run(
         command("own/killed", "--resume"),
         env=env,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert resumed.returncode == 0, resumed.stderr
@@ -137,6 +145,14 @@ def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(
     straight, killed = store.find("own/straight").info, store.find("own/killed").info
     assert killed.training == straight.training
     assert killed.weights_sha256 == straight.weights_sha256
+
+
+def iter_until(lines: Iterable[str], beginning: str) -> Iterator[str]:
+    """Yield lines up to the first that begins so, or all."""
+    for line in lines:
+        yield line
+        if line.startswith(beginning):
+            return
 
 
 def test_two_processes_train_together(settings: Settings, tmp_path: Path) -> None:
@@ -159,7 +175,7 @@ def test_two_processes_train_together(settings: Settings, tmp_path: Path) -> Non
         | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ def pgbouncer_before(database_url: str, servers: int = 3) -> Iterator[str]:
         def answers() -> bool:
             assert process.poll() is None, (folder / "log").read_text()
             try:
-                psycopg.connect(pooled, connect_timeout=2).close()
+                psycopg.connect(pooled, connect_timeout=20).close()
             except psycopg.OperationalError:
                 return False
             return True
@@ -73,4 +73,4 @@ def pgbouncer_before(database_url: str, servers: int = 3) -> Iterator[str]:
             yield pooled
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)

@@ -34,10 +34,10 @@ IMPORTS = {
 _nurseries: dict[str, Nursery] = {}
 
 
-def start(program: Sequence[str], *, log: Path, env: Mapping[str, str]) -> Child:
-    """Start ``python -m`` one of :data:`IMPORTS` or ``-c`` code of a worker; its output goes to ``log``."""
+def start(program: Sequence[str], *, log: Path, env: Mapping[str, str], of: str = "alexq_worker") -> Child:
+    """Start ``python -m`` one of :data:`IMPORTS` or ``-c`` code ``of`` one; its output goes to ``log``."""
     how, what = program
-    nursery = _nursery(what if how == "-m" else "alexq_worker", log.with_name("nursery.log"))
+    nursery = _nursery(what if how == "-m" else of, log.with_name("nursery.log"))
     return nursery.start(program, log=log, env=env)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -154,6 +155,14 @@ def test_a_submission_is_told_once_with_its_counts(
     }
 
 
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_the_recipes_receiver_understands_it(
     http: httpx2.Client, system: System, settings: Settings, tmp_path: Path
 ) -> None:
@@ -168,6 +177,7 @@ def test_the_recipes_receiver_understands_it(
         text=True,
     )
     try:
+        eventually(lambda: is_listening(port), 150, what="the recipe's program listens")
         with delivering(settings, tmp_path / "webhooks.log"):
             job_id = submit_one(http, webhook_id)
             finish(system, job_id)
@@ -409,7 +419,7 @@ def test_it_ends_with_3_where_a_service_is_away(settings: Settings, tmp_path: Pa
         env=environment(settings.model_copy(update={missing: away})),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 

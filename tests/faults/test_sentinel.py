@@ -51,7 +51,7 @@ class Watched:
             self._start(
                 f"sentinel monitor {MASTER} 127.0.0.1 {self.master.port} 2",
                 f"sentinel auth-pass {MASTER} {PASSWORD}",
-                f"sentinel down-after-milliseconds {MASTER} 1500",
+                f"sentinel down-after-milliseconds {MASTER} 4000",
                 f"sentinel failover-timeout {MASTER} 5000",
                 is_sentinel=True,
             )
@@ -95,7 +95,7 @@ class Watched:
     def stop(self) -> None:
         for server in self.all:
             server.process.kill()
-            server.process.wait(20)
+            server.process.wait(150)
 
 
 def _answers(client: redis.Redis) -> bool:
@@ -134,14 +134,16 @@ def test_jobs_go_on_when_the_master_is_killed_and_none_is_lost(
     worker = start_worker(max_batch=8)
     with Producer(settings) as producer:
         before = producer.submit(distinct(photos, 300))
-        eventually(lambda: worker.lines("batch"), 60)
+        eventually(lambda: worker.lines("batch"))
 
         watched.master.process.kill()
-        watched.master.process.wait(20)
+        watched.master.process.wait(150)
         meanwhile = [producer.submit(photos) for _ in range(3)]
-        eventually(lambda: watched._role(watched.replica, "role") == "master", what="the replica is promoted")
+        eventually(
+            lambda: watched._role(watched.replica, "role") == "master", 150, what="the replica is promoted"
+        )
         after = [producer.submit(photos) for _ in range(3)]
-        jobs = [job for submission in (before, *meanwhile, *after) for job in submission.wait(120)]
+        jobs = [job for submission in (before, *meanwhile, *after) for job in submission.wait(200)]
 
     assert len(jobs) == 360
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}

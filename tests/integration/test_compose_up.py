@@ -27,7 +27,7 @@ def missing() -> str:
     if shutil.which("docker") is None:
         return "there is no docker"
     for question in (["docker", "info"], ["docker", "compose", "version"]):
-        if subprocess.run(question, capture_output=True, timeout=60, check=False).returncode != 0:
+        if subprocess.run(question, capture_output=True, timeout=200, check=False).returncode != 0:
             return f"`{' '.join(question)}` fails"
     return ""
 

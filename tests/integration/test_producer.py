@@ -291,7 +291,7 @@ def test_a_cancelled_job_ends_the_wait_at_once(
     eventually(lambda: client.pubsub_numsub(finished_channel(submission.id))[0][1] == 1)
 
     producer.cancel(submission.job_ids)
-    waiter.join(20)
+    waiter.join(60)
 
     assert states == [JobState.CANCELLED] * 2
 
@@ -359,7 +359,7 @@ def test_submissions_that_come_together_share_one_sync_one_transaction_and_their
 
     def held(stagings: Sequence[Staging]) -> None:
         groups.append(len(stagings))
-        assert may_go.wait(20)
+        assert may_go.wait(60)
         publish(stagings)
 
     monkeypatch.setattr(producer._images, "publish", held)
@@ -372,7 +372,7 @@ def test_submissions_that_come_together_share_one_sync_one_transaction_and_their
         together = producer._acceptance._accept_together
         eventually(lambda: len(together._waiting) == 32, what="the others wait")
         may_go.set()
-        submissions = [future.result(20) for future in (first, *others)]
+        submissions = [future.result(60) for future in (first, *others)]
 
     assert groups == [1, 32]
     assert len(commits) == 2
@@ -414,7 +414,7 @@ def test_threads_that_wait_share_one_subscription_and_get_their_own_results(
         for submission in submissions:
             finisher.finish(submission.job_ids[0], submission_id=submission.id)
 
-        assert [[job.job_id for job in wait.result(20)] for wait in waits] == [
+        assert [[job.job_id for job in wait.result(60)] for wait in waits] == [
             list(submission.job_ids) for submission in submissions
         ]
     assert not listeners  # nothing is kept of those who have gone
@@ -458,7 +458,7 @@ def test_threads_that_classify_cost_one_read_for_all_that_end_together(
             finisher.finish(job.job_id)
         announce(client, [(job.submission_id, job.job_id) for job in accepted if job.job_id])
 
-        assert {wait.result(20).job_id for wait in waits} == {job.job_id for job in accepted}
+        assert {wait.result(60).job_id for wait in waits} == {job.job_id for job in accepted}
     assert reads.count == 1
 
 
@@ -499,7 +499,7 @@ def test_a_database_that_is_gone_when_results_are_announced_is_told_to_who_waits
 
         for wait in waits:
             with pytest.raises(DatabaseUnavailableError):
-                wait.result(20)
+                wait.result(60)
 
 
 def test_another_producers_submission_can_be_waited_for(
@@ -516,7 +516,7 @@ def test_another_producers_submission_can_be_waited_for(
         eventually(lambda: other._announcements.hears(finished_channel(theirs.id)), what="it listens")
         Finisher(database, client).finish(theirs.job_ids[0], submission_id=theirs.id)
 
-        assert wait.result(20)[0].label == "cat"
+        assert wait.result(60)[0].label == "cat"
 
 
 def test_what_is_announced_while_the_connection_is_lost_is_asked_for(
@@ -530,7 +530,7 @@ def test_what_is_announced_while_the_connection_is_lost_is_asked_for(
         Finisher(database, client).finish(submission.job_ids[0])  # and nobody says so
         client.client_kill_filter(_type="pubsub")
 
-        assert wait.result(30)[0].label == "cat"
+        assert wait.result(60)[0].label == "cat"
 
 
 @pytest.mark.parametrize("deadline_s", [0.0, -1.0, float("nan"), float("inf"), 1e12])

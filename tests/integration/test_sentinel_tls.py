@@ -67,7 +67,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., int]]:
     yield start
     for process in processes:
         process.kill()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_worker_and_dashboard_find_the_master_over_tls(
 ) -> None:
     worker = start_worker()
     with Producer(settings) as producer:
-        jobs = producer.submit([PHOTOGRAPH] * 20).wait(60)
+        jobs = producer.submit([PHOTOGRAPH] * 20).wait(150)
     with running_monitor(settings, tmp_path / "monitor.log") as monitor:
         pages = [monitor.get(path).status_code for path in ("/overview", "/broker")]
 

@@ -80,7 +80,7 @@ def command(settings: Settings, database: Database, tmp_path: Path) -> Iterator[
     yield command
     if command.process.poll() is None:
         command.process.kill()
-        command.process.wait(60)
+        command.process.wait(150)
 
 
 def test_one_of_two_workers_is_restarted_when_it_is_killed_and_both_drain(
@@ -90,7 +90,7 @@ def test_one_of_two_workers_is_restarted_when_it_is_killed_and_both_drain(
     eventually(lambda: command.log.count("is ready on cpu") == 2)
     first = int(command.log.partition("metrics on port ")[2].split()[0])
     for port in (first, first + 1):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as answer:
             assert b"alexq_worker_info" in answer.read()
     files = settings.health_file.parent
     assert {file.name for file in files.glob("*.json")} == {f"{killed}.json", f"{kept}.json"}

@@ -83,8 +83,8 @@ def stack_environment(data_dir: Path, models_dir: Path) -> dict[str, str]:
         models_dir=models_dir,
         database_url="",
         broker_url="",
-        gateway_port=0,
-        monitor_port=0,  # any free one: several test runs may share this machine
+        gateway_port=free_port(),
+        monitor_port=free_port(),  # several test runs may share this machine
         max_batch=8,
     )
     env = environment(settings)

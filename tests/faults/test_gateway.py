@@ -233,6 +233,8 @@ def test_what_was_accepted_is_there_however_often_the_gateway_is_killed(
                     continue
                 if answer.status_code == 202:
                     accepted[key] = answer.json()["job_id"]
+                else:
+                    done.wait(0.1)
 
     def work() -> None:
         with ThreadPoolExecutor(6) as threads:

@@ -17,6 +17,8 @@ import pytest
 import redis
 from celery import Celery
 from filelock import FileLock
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from alexq_producer import Producer
 from alexq_schema import migrations
@@ -31,6 +33,10 @@ from tests.helpers.models import own_store
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.processes import BUSY, WorkerProcess
 from tests.helpers.s3 import S3Server
+
+# How long an example takes is the machine's affair.
+hypothesis_settings.register_profile("alexq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("alexq")
 
 # Several of xdist's processes share each core: threads of torch would wait for one another by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -106,7 +112,7 @@ def broker_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield broker.url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture
@@ -245,7 +251,11 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., W
     started: list[WorkerProcess] = []
 
     def start(
-        *, program: str | None = None, image_s: float | None = None, **overrides: object
+        *,
+        program: str | None = None,
+        image_s: float | None = None,
+        is_waited_for: bool = True,
+        **overrides: object,
     ) -> WorkerProcess:
         log = tmp_path / f"worker-{len(started)}.log"
         if image_s is not None:
@@ -254,7 +264,8 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., W
             settings.model_copy(update=overrides), log, python=sys.executable, program=program
         )
         started.append(worker)
-        worker.wait_ready()
+        if is_waited_for:
+            worker.wait_ready()
         return worker
 
     yield start

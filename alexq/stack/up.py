@@ -29,8 +29,8 @@ from alexq_schema.settings import Settings, StackFile
 
 _BROKER_READY_S: Final = 60.0
 """Reading back a long append-only file takes a while."""
-_MONITOR_READY_S: Final = 60.0
-_GATEWAY_READY_S: Final = 60.0
+_READY_S: Final = 180.0
+"""What does not start mostly ends at once; one that takes its time does so on a machine that is busy."""
 _GATEWAY_GRACE_S: Final = 40.0
 """It gives the requests that it serves 30 s."""
 _WEBHOOKS_GRACE_S: Final = 30.0
@@ -188,7 +188,7 @@ class Stack:
                 argv=[sys.executable, "-m", "alexq_producer.gateway"],
                 env=environment(self._settings),
                 is_ready=lambda _pid: answers_http(address, port, "/healthz"),
-                ready_timeout_s=_GATEWAY_READY_S,
+                ready_timeout_s=_READY_S,
                 grace_s=_GATEWAY_GRACE_S,
             )
         )
@@ -201,6 +201,7 @@ class Stack:
                 argv=[sys.executable, "-m", "alexq_producer.webhooks"],
                 env=environment(self._settings),
                 is_ready=health.exists,
+                ready_timeout_s=_READY_S,
                 grace_s=_WEBHOOKS_GRACE_S,
                 is_healthy=health.is_fresh,
             )
@@ -219,7 +220,7 @@ class Stack:
                 argv=[sys.executable, "-m", "alexq_monitor"],
                 env=environment(self._settings),
                 is_ready=lambda _pid: answers_http(address, port, "/healthcheck"),
-                ready_timeout_s=_MONITOR_READY_S,
+                ready_timeout_s=_READY_S,
             )
         )
 

@@ -29,21 +29,22 @@ from typing import Any, NoReturn
 from benchmarks.chaos.processes import Processes
 
 POLL_S = 0.05
-START_S = 120.0
+START_S = 300.0
 WORKER = ("alexq_worker.app",)
 
 
 class Child:
     """A forked process; the part of ``Popen`` that fleet and tests use."""
 
-    def __init__(self, nursery: Nursery, pid: int) -> None:
+    def __init__(self, nursery: Nursery, number: int, pid: int) -> None:
         self._nursery = nursery
+        self._number = number
         self.pid = pid
 
     @property
     def returncode(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
-        return self._nursery.codes.get(self.pid)
+        return self._nursery.codes.get(self._number)
 
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs."""
@@ -91,6 +92,7 @@ class Nursery:
         self._process = processes.start(argv, log=log, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.news = threading.Condition()
         self.codes: dict[int, int] = {}
+        """By the number of the request, as a process id may be another child's later."""
         self._started: dict[int, int] = {}
         self._requests = 0
         threading.Thread(target=self._read, name="nursery", daemon=True).start()
@@ -127,7 +129,7 @@ class Nursery:
             self._process.stdin.flush()
             if not self.news.wait_for(lambda: number in self._started, START_S):
                 raise TimeoutError("the nursery does not answer")
-            return Child(self, self._started[number])
+            return Child(self, number, self._started[number])
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -135,10 +137,10 @@ class Nursery:
             for line in lines:
                 told = json.loads(line)
                 with self.news:
-                    if "number" in told:
+                    if "pid" in told:
                         self._started[told["number"]] = told["pid"]
                     else:
-                        self.codes[told["pid"]] = told["code"]
+                        self.codes[told["number"]] = told["code"]
                     self.news.notify_all()
 
 
@@ -152,7 +154,7 @@ def main() -> None:
         import_torchvision()
     gc.freeze()  # a child's collector must not touch what is shared
     requests = b""
-    children: set[int] = set()
+    children: dict[int, int] = {}
     while True:
         if select.select([0], [], [], POLL_S)[0]:
             if not (read := os.read(0, 65_536)):  # whose they are is gone
@@ -165,12 +167,12 @@ def main() -> None:
             told = json.loads(line)
             if (pid := os.fork()) == 0:
                 become(told)
-            children.add(pid)
+            children[pid] = told["number"]
             say({"number": told["number"], "pid": pid})
         reap(children)
 
 
-def reap(children: set[int]) -> None:
+def reap(children: dict[int, int]) -> None:
     """Tell of children that have ended, and forget them."""
     while True:
         try:
@@ -179,8 +181,7 @@ def reap(children: set[int]) -> None:
             return
         if not pid:
             return
-        children.discard(pid)
-        say({"pid": pid, "code": os.waitstatus_to_exitcode(status)})
+        say({"number": children.pop(pid, 0), "code": os.waitstatus_to_exitcode(status)})
 
 
 def say(news: dict[str, Any]) -> None:

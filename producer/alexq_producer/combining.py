@@ -61,11 +61,11 @@ class Combining(Generic[Request, Answer]):
     def __call__(self, request: Request) -> Answer:
         """Return the answer to ``request``; raises what ``serve`` raised."""
         mine: _Pending[Request, Answer] = _Pending(request)
-        with self._mutex:
-            self._waiting.append(mine)
-            must_wait = self._server is not None
-            self._server = self._server or mine
         try:
+            with self._mutex:
+                self._waiting.append(mine)
+                must_wait = self._server is not None
+                self._server = self._server or mine
             if must_wait:
                 mine.asleep.acquire()
             if not mine.is_done:

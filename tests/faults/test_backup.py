@@ -24,6 +24,7 @@ from alexq_schema.job import Job, JobState
 from alexq_schema.settings import Settings
 from benchmarks.chaos.servers import PostgresBinaries
 from tests.helpers.eventually import eventually
+from tests.helpers.held import MAIN, Held
 from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
@@ -82,10 +83,15 @@ def succeeded(url: str, submission_id: UUID) -> list[Job]:
 
 
 def test_no_job_of_a_backup_is_lost(
-    settings: Settings, client: redis.Redis, start_worker: Callable[..., WorkerProcess], backup: Path
+    settings: Settings,
+    client: redis.Redis,
+    start_worker: Callable[..., WorkerProcess],
+    backup: Path,
+    tmp_path: Path,
 ) -> None:
     images = Path(urlsplit(settings.images_url).path)
-    busy = start_worker(max_batch=2, decode_threads=1, image_s=0.1)
+    held = Held(tmp_path, after_jobs=40)  # if the dump has not come before
+    busy = start_worker(program=held.program + MAIN, max_batch=2, decode_threads=1, unhealthy_after_s=600.0)
     with Producer(settings) as producer:
         submission = producer.submit(distinct([encode(crop) for crop in photo_crops(6)], JOBS))
         eventually(lambda: submission.counts().get(JobState.SUCCEEDED, 0) > 4, what="some are done")

@@ -12,12 +12,13 @@ from alexq_producer import Producer
 from alexq_schema.images.files import FileImageStore
 from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
+from alexq_worker.sweeper import SWEEP_EVERY_S
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
-SILENT_AFTER_S = 2.0
+SILENT_AFTER_S = 5.0
 
 
 def test_a_worker_that_drains_for_longer_than_the_silence_limit_keeps_its_jobs(
@@ -29,14 +30,14 @@ def test_a_worker_that_drains_for_longer_than_the_silence_limit_keeps_its_jobs(
     path.unlink()
     os.mkfifo(path)  # whoever reads this image waits until somebody writes it
 
-    how = {"heartbeat_s": 0.2, "silent_after_s": SILENT_AFTER_S}
+    how = {"heartbeat_s": 0.2, "silent_after_s": SILENT_AFTER_S, "stop_grace_s": 90.0}
     first = start_worker(**how)
     eventually(lambda: submission.counts().get(JobState.SUCCEEDED, 0) == 3, what="one image is waited for")
     second = start_worker(**how)
     ended = []
     ending = threading.Thread(target=lambda: ended.append(first.terminate(timeout_s=120)))
     ending.start()
-    time.sleep(3 * SILENT_AFTER_S)
+    time.sleep(SILENT_AFTER_S + 2 * SWEEP_EVERY_S)  # the other has looked for silent ones since
     assert not ended, "it waits for the image"
     path.write_bytes(images[0])
     ending.join()

@@ -27,6 +27,7 @@ from alexq_schema.settings import Settings
 from benchmarks.chaos.processes import Processes
 from benchmarks.chaos.servers import PostgresBinaries, PostgreSQL
 from tests.helpers.eventually import eventually
+from tests.helpers.held import Held
 from tests.helpers.hosts import NETWORK, SERVICES_ADDRESS, Host, Hosts, NotPermittedError, hosts
 from tests.helpers.photos import distinct, encode, photo_crops
 from tests.helpers.processes import BUSY, WorkerProcess
@@ -158,7 +159,8 @@ def rack(network: Hosts, services: tuple[str, str], models_dir: Path, tmp_path: 
         broker_url=broker_url,
         models_dir=models_dir,
         heartbeat_s=0.5,
-        silent_after_s=3.0,
+        silent_after_s=5.0,
+        unhealthy_after_s=600.0,
         max_batch=8,
         decode_threads=1,
     )
@@ -176,30 +178,34 @@ def images(count: int) -> list[bytes]:
 
 
 def test_a_host_that_was_cut_off_in_the_middle_of_its_batches_costs_no_job_and_works_on(
-    rack: Rack,
+    rack: Rack, tmp_path: Path
 ) -> None:
     """What it finished meanwhile was finished by another: its late commits write nothing."""
     lost_host, other_host = rack.network.others
-    lost, other = rack.start_worker(lost_host), rack.start_worker(other_host)
+    held = Held(tmp_path, after_jobs=8)
+    lost, other = rack.start_worker(lost_host, held.program), rack.start_worker(other_host)
     with rack.network.services.entered():
         lost.wait_ready()
         other.wait_ready()
         lost_id, other_id = rack.id_of(lost), rack.id_of(other)
         submission = rack.producer.submit(distinct(images(50), 150))
-        eventually(lambda: lost.lines("batch") and other.lines("batch"), what="both work")
+        eventually(lambda: lost.lines("batch") and other.lines("batch") and held.is_held(), what="both work")
         lost_host.unplug()
+        held.let_go()
         assert rack.held_by(lost_id) > 0, "it was cut off too late to matter"
-        assert {job.state for job in submission.wait(timeout_s=100)} == {JobState.SUCCEEDED}
+        assert {job.state for job in submission.wait(timeout_s=200)} == {JobState.SUCCEEDED}
         before = rack.rows(submission)
         assert any(row.crashes for row in before), "they were taken back from it"
         assert not any(line["fenced"] for line in lost.lines("batch"))
 
         lost_host.plug_in()
-        eventually(lambda: sum(line["fenced"] for line in lost.lines("batch")), what="its commit comes late")
+        eventually(
+            lambda: sum(line["fenced"] for line in lost.lines("batch")), 150, what="its commit comes late"
+        )
         assert rack.rows(submission) == before, "one result a job, and it stays"
         assert other.terminate() == 0
         further = rack.producer.submit(images(20))
-        assert {job.state for job in further.wait(timeout_s=100)} == {JobState.SUCCEEDED}
+        assert {job.state for job in further.wait(timeout_s=200)} == {JobState.SUCCEEDED}
         assert {row.worker_id for row in rack.rows(further)} == {lost_id}, "the same process goes on"
         assert {row.worker_id for row in before} == {lost_id, other_id}
     assert lost.terminate() == 0
@@ -210,16 +216,19 @@ def test_a_host_that_was_cut_off_in_a_transaction_does_not_hold_up_the_others(
 ) -> None:
     """The database has not heard that its client is gone, and would keep the locks for hours."""
     lost_host, other_host = rack.network.others
-    lost = rack.start_worker(lost_host, STAYS_IN_A_TRANSACTION.format(folder=str(tmp_path)))
+    held = Held(tmp_path, after_jobs=8)
+    program = STAYS_IN_A_TRANSACTION.format(folder=str(tmp_path)) + held.program
+    lost = rack.start_worker(lost_host, program)
     with rack.network.services.entered():
         lost.wait_ready()
         submission = rack.producer.submit(distinct(images(50), 150))
-        eventually(lambda: lost.lines("batch"), what="it works")
+        eventually(lambda: lost.lines("batch") and held.is_held(), what="it works")
         (tmp_path / "hold").touch()
         eventually((tmp_path / "held").exists, what="it has the lease")
         lost_host.unplug()
         (tmp_path / "go on").touch()
+        held.let_go()
         assert rack.held_by(rack.id_of(lost)) > 0, "it was cut off too late to matter"
     rack.start_worker(other_host)
     with rack.network.services.entered():
-        assert {job.state for job in submission.wait(timeout_s=120)} == {JobState.SUCCEEDED}
+        assert {job.state for job in submission.wait(timeout_s=200)} == {JobState.SUCCEEDED}

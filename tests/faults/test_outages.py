@@ -54,7 +54,7 @@ def test_jobs_and_messages_wait_out_a_database_outage(
         time.sleep(3)  # the length of the outage
 
     results = [AsyncResult(task_id, app=app) for task_id in sent]
-    assert [result.get(timeout=150)["state"] for result in results] == ["succeeded"] * 5
+    assert [result.get(timeout=300)["state"] for result in results] == ["succeeded"] * 5
     assert {job.state for job in submission.wait(timeout_s=150)} == {JobState.SUCCEEDED}
     assert worker.terminate() == 0
     app.close()
@@ -85,7 +85,7 @@ def test_a_worker_that_cannot_show_itself_takes_no_messages_and_ends(
     assert process.stdout is not None
     assert process.stdout.readline() == "warm\n"
     with postgres_server.outage(settings.database_url):
-        process.communicate("go\n", timeout=60)
+        process.communicate("go\n", timeout=300)
 
     assert process.returncode == 70
     assert submission.counts() == {JobState.QUEUED: 3}

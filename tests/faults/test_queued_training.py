@@ -23,7 +23,7 @@ from tests.helpers.eventually import eventually
 from tests.helpers.models import BASE, own_store
 from tests.helpers.nursery import run_alexq
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
 LONG = 1_000_000
 """Epochs: days."""
 
@@ -48,7 +48,7 @@ class TrainWorker(psutil.Popen):
         command = [sys.executable, "-m", "alexq", "models", "train-worker"]
         with log.open("wb") as file:
             super().__init__(command, env=environment(settings), stdout=file, stderr=file)
-        eventually(lambda: "INFO ready" in log_of(self), 120, what="the train worker is ready")
+        eventually(lambda: "INFO ready" in log_of(self), 200, what="the train worker is ready")
 
 
 def log_of(worker: TrainWorker) -> str:
@@ -70,11 +70,12 @@ def start_train_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[
 
 
 def kill_all(worker: TrainWorker) -> None:
-    """Kill a worker together with its child."""
+    """Kill a worker together with its child, for which it would start another."""
     if worker.is_running():
+        worker.suspend()
         for one in [*worker.children(recursive=True), worker]:
             one.kill()
-    worker.wait(30)
+    worker.wait(150)
 
 
 def command(settings: Settings, *arguments: str) -> dict[str, Any]:
@@ -110,10 +111,10 @@ def test_a_queued_training_outlives_its_processes_and_can_be_cancelled(
     )
     (child,) = first.children()
     child.send_signal(signal.SIGKILL)
-    eventually(lambda: log_of(first).count(f"training {unwanted}") == 2, 120, what="it is begun again")
+    eventually(lambda: log_of(first).count(f"training {unwanted}") == 2, 200, what="it is begun again")
     kill_all(first)
     second = start_train_worker()
-    eventually(lambda: f"training {unwanted}" in log_of(second), 120, what="another worker takes it")
+    eventually(lambda: f"training {unwanted}" in log_of(second), 200, what="another worker takes it")
 
     never = hand_in(settings, request("own/never", 1))
     for training_id in (never, unwanted):
@@ -129,4 +130,4 @@ def test_a_queued_training_outlives_its_processes_and_can_be_cancelled(
     failed = hand_in(settings, request("own/last", 1))
     assert "is there already" in wait_for(settings, failed, "FAILURE")["info"]
     second.terminate()
-    assert second.wait(60) == 0
+    assert second.wait(150) == 0

@@ -50,9 +50,9 @@ def test_no_password_is_ever_shown(
     with postgres_server.outage(settings.database_url):
         with pytest.raises(DatabaseUnavailableError) as refused:
             producer.submit(photo)
-        eventually(lambda: "does not answer" in worker.log.read_text())
+        eventually(lambda: "does not answer" in worker.log.read_text(), 150)
     with stopped_server(settings.broker_url):
-        eventually(lambda: "Timeout" in worker.log.read_text(), what="the broker's silence is noticed")
+        eventually(lambda: "Timeout" in worker.log.read_text(), 150, what="the broker's silence is noticed")
     second = producer.submit(photo)
     second.wait(timeout_s=150)
     nowhere = settings.model_copy(

@@ -11,7 +11,6 @@ import pytest
 import redis
 
 from alexq.stack.broker import find_server
-from alexq.stack.environment import free_port
 from alexq_producer import Producer
 from alexq_schema.broker import connect
 from alexq_schema.job import JobState
@@ -21,6 +20,7 @@ from tests.helpers.eventually import eventually
 from tests.helpers.gateway import JPEG, running_gateway
 from tests.helpers.monitor import running_monitor
 from tests.helpers.photos import distinct, encode, photo_crops
+from tests.helpers.ports import free_port
 from tests.helpers.processes import WorkerProcess
 
 PASSWORD = "secret"
@@ -51,7 +51,7 @@ class Watched:
             self._start(
                 f"sentinel monitor {MASTER} 127.0.0.1 {self.master.port} 2",
                 f"sentinel auth-pass {MASTER} {PASSWORD}",
-                f"sentinel down-after-milliseconds {MASTER} 1500",
+                f"sentinel down-after-milliseconds {MASTER} 4000",
                 f"sentinel failover-timeout {MASTER} 5000",
                 is_sentinel=True,
             )
@@ -60,7 +60,7 @@ class Watched:
         eventually(self._sentinels_know_all, what="the Sentinels know each other and the replica")
 
     def _start(self, *lines: str, is_sentinel: bool = False) -> Server:
-        port = free_port("127.0.0.1")
+        port = free_port()
         folder = self._folder / str(port)
         folder.mkdir()
         config = folder / "server.conf"
@@ -95,7 +95,7 @@ class Watched:
     def stop(self) -> None:
         for server in self.all:
             server.process.kill()
-            server.process.wait(20)
+            server.process.wait(150)
 
 
 def _answers(client: redis.Redis) -> bool:
@@ -134,14 +134,16 @@ def test_jobs_go_on_when_the_master_is_killed_and_none_is_lost(
     worker = start_worker(max_batch=8, image_s=0.01)
     with Producer(settings) as producer:
         before = producer.submit(distinct(photos, 300))
-        eventually(lambda: worker.lines("batch"), 60)
+        eventually(lambda: worker.lines("batch"))
 
         watched.master.process.kill()
-        watched.master.process.wait(20)
+        watched.master.process.wait(150)
         meanwhile = [producer.submit(photos) for _ in range(3)]
-        eventually(lambda: watched._role(watched.replica, "role") == "master", what="the replica is promoted")
+        eventually(
+            lambda: watched._role(watched.replica, "role") == "master", 150, what="the replica is promoted"
+        )
         after = [producer.submit(photos) for _ in range(3)]
-        jobs = [job for submission in (before, *meanwhile, *after) for job in submission.wait(120)]
+        jobs = [job for submission in (before, *meanwhile, *after) for job in submission.wait(200)]
 
     assert len(jobs) == 360
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}

@@ -15,7 +15,7 @@ from celery import Celery
 from celery.result import AsyncResult
 
 from alexq_schema.names import QUEUE_CLASSIFY
-from tests.helpers.commands import is_worker_waiting
+from tests.helpers.commands import workers_waiting
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import encode, photo_crops
 from tests.helpers.processes import WorkerProcess
@@ -77,7 +77,7 @@ def test_the_message_that_woke_a_worker_is_anyones(
     suffered: signal.Signals, start_worker: StartWorker, someone: Celery, client: redis.Redis
 ) -> None:
     first = start_worker(program=SUFFERS_WHEN_WOKEN.format(signal=int(suffered)))
-    eventually(lambda: is_worker_waiting(client), what="it waits for a message")
+    eventually(lambda: workers_waiting(client) == 2, what="it waits for a message of either lane")
     result = send(someone)
     eventually(lambda: client.llen(SECOND_LIST) == 1, what="the broker woke it")
     if suffered == signal.SIGKILL:
@@ -86,19 +86,19 @@ def test_the_message_that_woke_a_worker_is_anyones(
 
     start_worker()
 
-    assert result.get(timeout=150)["state"] == "succeeded"
+    assert result.get(timeout=300)["state"] == "succeeded"
     first.process.send_signal(signal.SIGCONT)
-    eventually(lambda: client.hlen("unacked") == client.llen(SECOND_LIST) == 0)
+    eventually(lambda: client.hlen("unacked") == client.llen(SECOND_LIST) == 0, 150)
 
 
 def test_messages_that_were_taken_and_not_looked_at_come_back(
     start_worker: StartWorker, someone: Celery, client: redis.Redis
 ) -> None:
     results = [send(someone) for _ in range(5)]
-    first = start_worker(program=DIES_WITH_ALL_TAKEN)
+    first = start_worker(program=DIES_WITH_ALL_TAKEN, is_waited_for=False)  # or it is dead before it is seen
     assert first.process.wait(150) == -signal.SIGKILL
     assert client.hlen("unacked") == client.zcard("unacked_index") == 5
 
     start_worker(program=IMPATIENT)
 
-    assert [result.get(timeout=150)["state"] for result in results] == ["succeeded"] * 5
+    assert [result.get(timeout=300)["state"] for result in results] == ["succeeded"] * 5

@@ -82,7 +82,7 @@ def health_of(worker: WorkerProcess) -> dict[str, object]:
 def test_a_worker_whose_device_hangs_or_breaks_ends_and_another_does_its_jobs(
     producer: Producer, start_worker: StartWorker, database: Database, fault: str, told: str
 ) -> None:
-    unwell = start_worker(program=fault + MAIN, unhealthy_after_s=3.0, max_batch=4)
+    unwell = start_worker(program=fault + MAIN, unhealthy_after_s=8.0, max_batch=4)
     assert health_of(unwell)["is_healthy"] is True
     submission = producer.submit(distinct([photo()], 60))
 
@@ -103,7 +103,7 @@ def test_a_worker_whose_device_hangs_or_breaks_ends_and_another_does_its_jobs(
 def test_a_worker_whose_consumer_has_stopped_ends_and_the_queue_goes_on(
     producer: Producer, start_worker: StartWorker, settings: Settings, database: Database
 ) -> None:
-    deaf = start_worker(unhealthy_after_s=3.0)
+    deaf = start_worker(unhealthy_after_s=8.0)
     app = Celery("operator", broker=settings.broker_url, set_as_current=False)
     # A broadcast reaches who listens at that moment: Celery calls a worker ready just before it subscribes.
     eventually(
@@ -124,7 +124,7 @@ def test_a_worker_without_disk_space_ends_and_loses_nothing(
 ) -> None:
     if settings.database_url != sqlite_url:
         pytest.skip("only SQLite writes on the worker's own disk")
-    full = start_worker(program=NO_ROOM + MAIN, unhealthy_after_s=3.0, max_batch=4)
+    full = start_worker(program=NO_ROOM + MAIN, unhealthy_after_s=8.0, max_batch=4)
     submission = producer.submit(distinct([photo()], 200))
 
     assert full.process.wait(150) == 70

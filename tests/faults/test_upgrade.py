@@ -78,7 +78,7 @@ def run(code: str, *arguments: str, env: dict[str, str]) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -95,6 +95,7 @@ def test_a_worker_of_the_previous_release_finishes_its_jobs_beside_a_new_one(
     start_worker: Callable[..., WorkerProcess],
     tmp_path: Path,
 ) -> None:
+    settings = settings.model_copy(update={"silent_after_s": 300.0})  # however busy this machine is
     env = {**environment(settings), **previous}
     run(MIGRATE, settings.database_url, env=env)
     assert migrations.current(settings.database_url) == revision
@@ -102,18 +103,23 @@ def test_a_worker_of_the_previous_release_finishes_its_jobs_beside_a_new_one(
     photo.write_bytes(encode(photo_crops(1)[0], "JPEG"))
     old = WorkerProcess(settings, tmp_path / "old.log", python=sys.executable, env=previous)
     try:
-        eventually(lambda: old.lines_with("ready: alexnet"), 120)
+        eventually(lambda: old.lines_with("ready: alexnet"), 300)
         submitted = run(SUBMIT, str(photo), "300", env=env)
-        eventually(lambda: old.lines("batch"), 60)
+        eventually(lambda: old.lines("batch"), 150)
 
         migrations.upgrade(settings.database_url)  # expand
-        new = start_worker()  # deploy
+        new = start_worker(silent_after_s=300.0)  # deploy
         first = producer.submission(UUID(submitted))
-        second = producer.submit(distinct([photo.read_bytes()], 200))
+        others = [producer.submit(distinct([photo.read_bytes()], 200))]
 
-        jobs = first.wait(timeout_s=150) + second.wait(timeout_s=150)
+        def new_one_works_too() -> bool:
+            if not new.lines("batch"):  # the other took all there was
+                others.append(producer.submit(distinct([photo.read_bytes()], 20)))
+            return bool(new.lines("batch"))
+
+        eventually(new_one_works_too, 150, every_s=1.0, what="both releases work")
+        jobs = [job for submission in (first, *others) for job in submission.wait(timeout_s=150)]
         assert {(job.state, job.attempt) for job in jobs} == {(JobState.SUCCEEDED, 1)}
-        assert new.lines("batch")
         assert old.process.poll() is None
         assert not [line for line in old.lines("batch") if line["fenced"]]
         assert old.terminate() == 0

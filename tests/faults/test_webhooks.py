@@ -22,6 +22,7 @@ from tests.helpers.photos import encode, photo_crops
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.system import System, success
 from tests.helpers.webhooks import (
+    HURRIED,
     Received,
     Receiver,
     WebhookWorker,
@@ -31,7 +32,11 @@ from tests.helpers.webhooks import (
     register,
 )
 
-PATIENT = "Pace(timeout_s=60, lease_s=180, look_every_s=0.1)"
+PATIENT = "Pace(timeout_s=300, lease_s=900, look_every_s=0.1)"
+LEASE_S = 10.0
+"""Of a worker that dies: so long others wait for it."""
+MORTAL = HURRIED.replace("180", str(LEASE_S))
+HASTY = HURRIED.replace("60", "1.5")
 
 
 @pytest.fixture
@@ -61,19 +66,19 @@ def test_a_worker_that_is_killed_in_the_middle_of_an_attempt_loses_nothing(
     killed = threading.Event()
 
     def answer(_received: Received) -> tuple[int, dict[str, str]]:
-        killed.wait(60)
+        killed.wait(300)
         return 200, {}
 
     with Receiver(answer) as receiver:
         webhook_id, _ = register(system.database, receiver.url())
         finish_one(system, webhook_id)
-        with delivering(settings, tmp_path / "first.log") as first:
+        with delivering(settings, tmp_path / "first.log", MORTAL) as first:
             receiver.wait_for(1)
             first.kill()
         killed.set()
         [interrupted] = deliveries_of(system.database, webhook_id)
         with delivering(settings, tmp_path / "second.log"):
-            eventually(lambda: all_delivered(system.database, webhook_id, 1), 30)
+            eventually(lambda: all_delivered(system.database, webhook_id, 1), 150)
 
     assert (interrupted.state, interrupted.attempts) == ("pending", 1)
     assert receiver.ids() == [interrupted.id] * 2
@@ -110,7 +115,7 @@ def test_what_redis_lost_is_published_again(
         assert client.llen(QUEUE_WEBHOOKS) == 20
         client.flushall()
         with delivering(settings, tmp_path / "webhooks.log"):
-            eventually(lambda: all_delivered(system.database, webhook_id, 20), 30)
+            eventually(lambda: all_delivered(system.database, webhook_id, 20), 150)
 
     assert sorted(receiver.ids()) == [row.id for row in deliveries_of(system.database, webhook_id)]
 
@@ -122,8 +127,8 @@ def test_every_delivery_arrives_however_often_redis_forgets_and_workers_are_kill
         webhook_id, _ = register(system.database, receiver.url())
         for round_ in range(2):
             with (
-                delivering(settings, tmp_path / f"a{round_}.log") as first,
-                delivering(settings, tmp_path / f"b{round_}.log"),
+                delivering(settings, tmp_path / f"a{round_}.log", MORTAL) as first,
+                delivering(settings, tmp_path / f"b{round_}.log", MORTAL),
             ):
                 for _ in range(25):
                     finish_one(system, webhook_id)
@@ -131,7 +136,7 @@ def test_every_delivery_arrives_however_often_redis_forgets_and_workers_are_kill
                 client.flushall()
                 first.kill()
         with delivering(settings, tmp_path / "last.log"):
-            eventually(lambda: all_delivered(system.database, webhook_id, 50), 60)
+            eventually(lambda: all_delivered(system.database, webhook_id, 50), 150)
 
     assert set(receiver.ids()) == {row.id for row in deliveries_of(system.database, webhook_id)}
 
@@ -143,19 +148,19 @@ def test_a_database_that_goes_away_delays_deliveries_and_loses_none(
     is_away = threading.Event()
 
     def answer(_received: Received) -> tuple[int, dict[str, str]]:
-        is_away.wait(60)  # so that no outcome can be recorded
+        is_away.wait(300)  # so that no outcome can be recorded
         return 200, {}
 
     with Receiver(answer) as receiver:
         webhook_id, _ = register(system.database, receiver.url())
         for _ in range(5):
             finish_one(system, webhook_id)
-        with delivering(settings, tmp_path / "webhooks.log", PATIENT.replace("180", "3")) as worker:
+        with delivering(settings, tmp_path / "webhooks.log", PATIENT.replace("900", str(LEASE_S))) as worker:
             receiver.wait_for(5)
             with postgres_server.outage(settings.database_url):
                 is_away.set()
-                eventually(lambda: worker.log.read_text().count("is tried again") >= 5, 30)
-            eventually(lambda: all_delivered(system.database, webhook_id, 5), 30)
+                eventually(lambda: worker.log.read_text().count("is tried again") >= 5, 150)
+            eventually(lambda: all_delivered(system.database, webhook_id, 5), 150)
             assert worker.terminate() == 0
 
     assert "Traceback" not in worker.log.read_text()
@@ -174,7 +179,7 @@ def test_two_workers_deliver_each_once_when_nothing_fails(
         webhook_id, _ = register(system.database, receiver.url())
         for _ in range(100):
             finish_one(system, webhook_id)
-        eventually(lambda: all_delivered(system.database, webhook_id, 100), 60)
+        eventually(lambda: all_delivered(system.database, webhook_id, 100), 200)
 
     ids = receiver.ids()
     assert len(ids) == len(set(ids)) == 100
@@ -187,7 +192,7 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_others(
 
     def answer(received: Received) -> tuple[int, dict[str, str]]:
         if received.path == "/hangs":
-            is_over.wait(120)
+            is_over.wait(400)
         return 200, {}
 
     with Receiver(answer) as receiver:
@@ -198,7 +203,7 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_others(
         for _ in range(20):
             finish_one(system, good)
         with delivering(settings, tmp_path / "webhooks.log", PATIENT):
-            eventually(lambda: all_delivered(system.database, good, 20), 45)
+            eventually(lambda: all_delivered(system.database, good, 20), 200)
             assert not is_over.is_set()
             hung = [received for received in receiver.received if received.path == "/hangs"]
             is_over.set()
@@ -210,14 +215,14 @@ def test_a_receiver_that_hangs_is_cut(settings: Settings, system: System, tmp_pa
     is_over = threading.Event()
 
     def answer(_received: Received) -> tuple[int, dict[str, str]]:
-        is_over.wait(60)
+        is_over.wait(300)
         return 200, {}
 
-    with Receiver(answer) as receiver, delivering(settings, tmp_path / "webhooks.log"):
+    with Receiver(answer) as receiver, delivering(settings, tmp_path / "webhooks.log", HASTY):
         webhook_id, _ = register(system.database, receiver.url())
         finish_one(system, webhook_id)
         [row] = eventually(
-            lambda: [row for row in deliveries_of(system.database, webhook_id) if row.last_error], 30
+            lambda: [row for row in deliveries_of(system.database, webhook_id) if row.last_error], 150
         )
         is_over.set()
 
@@ -231,7 +236,7 @@ def test_a_worker_that_stops_ends_what_it_has_begun(
     is_stopping = threading.Event()
 
     def answer(_received: Received) -> tuple[int, dict[str, str]]:
-        is_stopping.wait(60)
+        is_stopping.wait(300)
         return 200, {}
 
     with Receiver(answer) as receiver:
@@ -242,7 +247,7 @@ def test_a_worker_that_stops_ends_what_it_has_begun(
             receiver.wait_for(1)
             worker.process.terminate()
             is_stopping.set()
-            assert worker.process.wait(40) == 0
+            assert worker.process.wait(150) == 0
         finally:
             worker.kill()
 

@@ -13,6 +13,8 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import alert_is_present
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.helpers.eventually import eventually
 
@@ -105,9 +107,16 @@ class Browser:
             )
         ]
 
-    def wait_for(self, css: str, count: int = 1, timeout_s: float = 60.0) -> None:
+    def wait_for(self, css: str, count: int = 1, timeout_s: float = 150.0) -> None:
         """Wait until at least so many elements match."""
         eventually(lambda: len(self.all(css)) >= count, timeout_s, what=f"{count} × {css}: {self.text()}")
+
+    def answer(self, *, yes: bool) -> str:
+        """Answer the question that the page asks, when it does; return what it asks."""
+        alert = WebDriverWait(self.driver, 60).until(alert_is_present())
+        asked = str(alert.text)
+        alert.accept() if yes else alert.dismiss()
+        return asked
 
     def text(self) -> str:
         """Return what a person reads on the page."""

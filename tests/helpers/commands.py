@@ -40,7 +40,7 @@ class Commands:
 
     def __exit__(self, *_: object) -> None:
         self._client.echo(f"the end of {id(self)}")
-        self._thread.join(10)
+        self._thread.join(60)
         self._monitor.__exit__(None, None, None)
         self._client.close()
 
@@ -53,6 +53,6 @@ class Commands:
                     return
 
 
-def is_worker_waiting(client: redis.Redis) -> bool:
-    """Return whether a worker waits for the next message of a queue."""
-    return any(each["cmd"] == "blmove" for each in client.client_list())
+def workers_waiting(client: redis.Redis) -> int:
+    """Return how many connections wait for the next message of a queue: a worker has one for each lane."""
+    return sum(each["cmd"] == "blmove" for each in client.client_list())

@@ -92,7 +92,7 @@ class Composed:
         container.start(is_forked=is_forked)
         self._running.append(container)
         if container.healthcheck:
-            eventually(container.is_well, 120, every_s=1.0, what=f"{name} is healthy")
+            eventually(container.is_well, 300, every_s=1.0, what=f"{name} is healthy")
         if name == "postgres":
             container.make_database()
         return container
@@ -193,7 +193,7 @@ class Container:
 
     def execute(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a command that is as it is here, beside the service, as ``docker exec`` does."""
-        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=200, check=False)
 
     def is_well(self) -> bool:
         """Return whether its health check passes; it has not ended."""
@@ -241,13 +241,13 @@ class Container:
         url = f"postgresql://{env['POSTGRES_USER']}:{password}@{self.address}:5432/postgres"
         self.project.postgres.run("psql", url, "-c", f"CREATE DATABASE {env['POSTGRES_DB']}")
 
-    def stop(self, timeout_s: float = 60.0) -> int:
+    def stop(self, timeout_s: float = 150.0) -> int:
         """Send SIGTERM and return the exit code."""
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(timeout_s)
 
-    def wait(self, timeout_s: float = 120.0) -> int:
+    def wait(self, timeout_s: float = 300.0) -> int:
         """Return the exit code when it has ended."""
         assert self.process is not None
         return self.process.wait(timeout_s)
@@ -256,7 +256,7 @@ class Container:
         """Kill it, if it still runs, and what it started."""
         if self.process is not None and self.process.poll() is None:
             kill_tree(self.process.pid)
-            self.process.wait(10)
+            self.process.wait(60)
 
     def said(self) -> str:
         """Return what it printed."""

@@ -24,7 +24,7 @@ needs_kustomize = pytest.mark.skipif(
 @cache
 def _rendered(name: str) -> str:
     program = ["kustomize", "build"] if shutil.which("kustomize") else ["kubectl", "kustomize"]
-    done = subprocess.run([*program, FOLDER / name], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([*program, FOLDER / name], capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import httpx2
 
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq_schema.settings import Settings
 from tests.helpers import nursery
 from tests.helpers.eventually import eventually
+from tests.helpers.ports import free_port
 
 
 class MonitorProcess:
@@ -22,7 +23,7 @@ class MonitorProcess:
         self.settings, self.log = settings, log
         self.process = nursery.start(["-m", "alexq_monitor"], log=log, env={**environment(settings), **env})
         self.url = f"http://127.0.0.1:{settings.monitor_port}"
-        self.client = httpx2.Client(base_url=self.url, timeout=90.0)
+        self.client = httpx2.Client(base_url=self.url, timeout=200.0)
 
     def is_up(self) -> bool:
         """Return whether it answers, with or without a prefix."""
@@ -48,10 +49,10 @@ def running_monitor(
     settings: Settings, log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[MonitorProcess]:
     """Run a dashboard until the context ends; it has written no stack trace."""
-    settings = settings.model_copy(update={"monitor_port": free_port("127.0.0.1")})
+    settings = settings.model_copy(update={"monitor_port": free_port()})
     monitor = MonitorProcess(settings, log, env or {})
     try:
-        eventually(monitor.is_up, what="the dashboard answers")
+        eventually(monitor.is_up, 150, what="the dashboard answers")
         yield monitor
     finally:
         monitor.process.kill()

@@ -35,14 +35,14 @@ IMPORTS = {
 _nurseries: dict[str, Nursery] = {}
 
 
-def start(program: Sequence[str], *, log: Path, env: Mapping[str, str], module: str = "") -> Child:
+def start(program: Sequence[str], *, log: Path, env: Mapping[str, str], of: str = "") -> Child:
     """Start ``python -m`` one of :data:`IMPORTS` or what else a worker has; its output goes to ``log``.
 
     Args:
         program: ``-m`` and a module or ``-c`` and code, its arguments.
-        module: the one of :data:`IMPORTS` whose imports the code needs, if not a worker's.
+        of: the one of :data:`IMPORTS` whose imports the code needs, if not a worker's.
     """
-    return _nursery(module or program[1], log.with_name("nursery.log")).start(program, log=log, env=env)
+    return _nursery(of or program[1], log.with_name("nursery.log")).start(program, log=log, env=env)
 
 
 def run_alexq(

@@ -128,7 +128,7 @@ def serving(talk: Talk, wrap: Callable[[socket.socket], socket.socket] = lambda 
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         for thread in [accepting, *threads]:
-            thread.join(20)
+            thread.join(60)
 
 
 def response(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:

@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import sqlalchemy
 
-from alexq.stack.environment import free_port
 from tests.helpers.eventually import eventually
+from tests.helpers.ports import free_port
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
@@ -40,7 +40,7 @@ def pgbouncer_before(database_url: str, servers: int = 3) -> Iterator[str]:
     assert PROGRAM is not None
     url = sqlalchemy.make_url(database_url)
     host = str(url.query.get("host", url.host))
-    port = free_port("127.0.0.1")
+    port = free_port()
     # Not below pytest's own folder: started by root, it runs as PostgreSQL's user, who owns the socket.
     with tempfile.TemporaryDirectory(prefix="alexq-pgbouncer-") as name:
         folder = Path(name)
@@ -63,7 +63,7 @@ def pgbouncer_before(database_url: str, servers: int = 3) -> Iterator[str]:
         def answers() -> bool:
             assert process.poll() is None, (folder / "log").read_text()
             try:
-                psycopg.connect(pooled, connect_timeout=2).close()
+                psycopg.connect(pooled, connect_timeout=20).close()
             except psycopg.OperationalError:
                 return False
             return True
@@ -73,4 +73,4 @@ def pgbouncer_before(database_url: str, servers: int = 3) -> Iterator[str]:
             yield pooled
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)

@@ -26,7 +26,8 @@ class PostgresServer:
         )
         self._numbers = itertools.count()
         self._stop = stop
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # no test outlives the machine
+        # No test outlives the machine; and what PostgreSQL knows of a table is what a test has it count.
+        for setting in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
             self._command(f"ALTER SYSTEM SET {setting} = off")
         self._command("SELECT pg_reload_conf()")
 

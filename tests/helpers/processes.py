@@ -70,7 +70,7 @@ class WorkerProcess:
         """The process id."""
         return self.process.pid
 
-    def wait_ready(self, timeout_s: float = 150.0) -> None:
+    def wait_ready(self, timeout_s: float = 300.0) -> None:
         """Wait until the worker shows itself in the ``workers`` table."""
         database = Database(self.settings.database_url)
 
@@ -94,13 +94,14 @@ class WorkerProcess:
         return [record for record in self._records() if text in record["event"]]
 
     def _records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        whole, _, _being_written = self.log.read_text(errors="replace").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the process."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
-    def terminate(self, timeout_s: float = 90.0) -> int:
+    def terminate(self, timeout_s: float = 150.0) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)

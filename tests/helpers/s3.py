@@ -56,7 +56,7 @@ class S3Server:
 
     def _ask(self, path: str, method: str = "GET") -> bytes:
         request = urllib.request.Request(self.endpoint + path, method=method)
-        with urllib.request.urlopen(request, timeout=20) as response:
+        with urllib.request.urlopen(request, timeout=120) as response:
             body: bytes = response.read()
         return body
 
@@ -66,4 +66,4 @@ class S3Server:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(20)
+        self._process.wait(60)

@@ -26,6 +26,8 @@ MODEL = ModelRef(name="alexnet", version="test", precision="fp32", trained=False
 
 
 LIMITS = Limits(max_attempts=2, max_crashes=3)
+SILENT_AFTER_S = 600.0
+"""Longer than any test takes: only who is silenced is silent."""
 
 
 class System:
@@ -96,7 +98,7 @@ class System:
 
     def return_silent(self) -> list[jobs.Ended]:
         with self.database.begin() as connection:
-            return jobs.return_silent(connection, silent_after_s=10, limits=LIMITS)
+            return jobs.return_silent(connection, silent_after_s=SILENT_AFTER_S, limits=LIMITS)
 
     def take_unpublished(self, **how: Any) -> list[UUID]:
         with self.database.begin() as connection:
@@ -118,9 +120,9 @@ class System:
             statement = select(JobEvent.__table__).where(JobEvent.job_id == job_id).order_by(JobEvent.id)
             return list(connection.execute(statement).all())
 
-    def silence(self, worker: UUID) -> None:
+    def silence(self, worker: UUID, for_s: float = SILENT_AFTER_S + 1) -> None:
         with self.database.begin() as connection:
-            connection.execute(update(Worker).where(Worker.id == worker).values(last_seen_at=db_now(-11)))
+            connection.execute(update(Worker).where(Worker.id == worker).values(last_seen_at=db_now(-for_s)))
 
     def get(self, job_id: UUID) -> Job:
         with self.database.read() as connection:

@@ -101,11 +101,11 @@ def tls_before(port: int, authority: Authority, plain: list[bytes] | None = None
             back = threading.Thread(target=_copy, args=(server, client), daemon=True)
             back.start()
             _copy(client, server)
-            back.join(10)
+            back.join(60)
 
     def serve(client: socket.socket) -> None:
         with suppress(OSError), closing(client):
-            client.settimeout(10)
+            client.settimeout(60)
             first = client.recv(64, socket.MSG_PEEK)
             if plain is not None and first and not first.startswith(HANDSHAKE):
                 plain.append(first)

@@ -64,10 +64,10 @@ def test_every_process_reaches_the_broker_over_tls(
     photo = encode(photo_crops(1)[0], "JPEG")
     worker = start_worker()
     with Producer(settings) as producer:
-        jobs = producer.submit([photo] * 20).wait(60)
+        jobs = producer.submit([photo] * 20).wait(150)
     with running_gateway(settings, tmp_path / "gateway.log") as gateway, gateway.client() as client:
         ready = client.get("/readyz").json()
-        headers = {"Content-Type": "image/jpeg", "Prefer": "wait=30"}
+        headers = {"Content-Type": "image/jpeg", "Prefer": "wait=60"}
         answered = client.post("/v1/jobs", content=photo, headers=headers).json()
     with running_monitor(settings, tmp_path / "monitor.log") as monitor:
         pages = [monitor.get(path).status_code for path in ("/overview", "/broker", "/workers?json=1")]
@@ -80,7 +80,8 @@ def test_every_process_reaches_the_broker_over_tls(
     assert worker.terminate() == 0
 
 
-def test_the_gateways_rate_is_kept_over_tls(with_certificates: str) -> None:
+def test_the_gateways_rate_is_kept_over_tls(with_certificates: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexq_producer.gateway.rate.TIMEOUT_S", 30.0)
     rate = Rate(parse_rate("1/minute"), with_certificates)
     rate.enter("tenant")
     with pytest.raises(RateLimitedError):

@@ -87,10 +87,10 @@ class TestWithAWorker(OnSqlite):
                 return connection.execute(select(func.count()).select_from(CanaryResult)).scalar_one()
 
         models("canary", ref, "--share", "1")
-        eventually(lambda: worker.lines_with("trying alexnet/next"), 60)
-        jobs = producer.submit(photos).wait(timeout_s=60)
+        eventually(lambda: worker.lines_with("trying alexnet/next"), 150)
+        jobs = producer.submit(photos).wait(timeout_s=150)
         assert {job.model.version for job in jobs if job.model} == {BASE.partition("/")[2]}
-        eventually(lambda: tried() == len(photos), 60)
+        eventually(lambda: tried() == len(photos), 150)
 
         found = [json.loads(line) for line in models("canary", "--report", "--json").splitlines()]
         assert sum(one["compared"] for one in found) == len(photos)

@@ -127,7 +127,7 @@ def test_a_job_that_was_left_behind_still_answers_its_celery_client(
     start_worker()
 
     # A message that had no row yet comes back after a minute.
-    assert [result.get(timeout=150)["state"] for result in results] == ["succeeded"] * 3
+    assert [result.get(timeout=300)["state"] for result in results] == ["succeeded"] * 3
 
 
 def test_one_bad_message_fails_nobody_who_comes_with_it(
@@ -146,8 +146,8 @@ def test_one_bad_message_fails_nobody_who_comes_with_it(
 
     for result in results[1:4]:
         with pytest.raises(Exception, match=r"base64|damaged|not an image"):
-            result.get(timeout=150)
-    assert [result.get(timeout=150)["state"] for result in results[:1] + results[4:]] == ["succeeded"] * 6
+            result.get(timeout=300)
+    assert [result.get(timeout=300)["state"] for result in results[:1] + results[4:]] == ["succeeded"] * 6
 
 
 DIES_BEFORE_THE_ROW = """
@@ -174,7 +174,7 @@ def test_a_message_that_died_with_its_worker_before_it_had_a_row_is_answered(
 
     start_worker(program=IMPATIENT)
 
-    assert result.get(timeout=150)["state"] == "succeeded"
+    assert result.get(timeout=300)["state"] == "succeeded"
 
 
 def test_an_app_with_alexq_reads_any_job_from_sql(
@@ -190,7 +190,7 @@ def test_an_app_with_alexq_reads_any_job_from_sql(
 
     start_worker()
 
-    job = good.get(timeout=150)
+    job = good.get(timeout=300)
     assert job["state"] == "succeeded"
     assert len(job["predictions"]) == 5
     assert good.date_done is not None

@@ -72,6 +72,7 @@ def project(mirror: str) -> Iterator[Composed]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_500)
 def test_what_the_file_runs_loses_nothing_while_workers_come_and_go(project: Composed) -> None:
     names = ["gateway", "webhooks", "worker-cpu", "monitor"]
     up = {}
@@ -134,4 +135,4 @@ def while_the_broker_is_away(broker: Container, worker: Container, project: Comp
 
 
 def metrics(monitor: str) -> str:
-    return httpx2.get(f"http://{monitor}:5555/metrics", timeout=30).text
+    return httpx2.get(f"http://{monitor}:5555/metrics", timeout=120).text

@@ -12,11 +12,11 @@ import httpx2
 import pytest
 
 from alexq import Client
-from alexq.stack.environment import free_port
 from alexq_schema.job import JobState
 from tests.helpers.compose import ROOT
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import distinct, encode, photo_crops
+from tests.helpers.ports import free_port
 
 PROJECT = "alexq-test"
 UP_S = 1800.0
@@ -27,7 +27,7 @@ def missing() -> str:
     if shutil.which("docker") is None:
         return "there is no docker"
     for question in (["docker", "info"], ["docker", "compose", "version"]):
-        if subprocess.run(question, capture_output=True, timeout=60, check=False).returncode != 0:
+        if subprocess.run(question, capture_output=True, timeout=200, check=False).returncode != 0:
             return f"`{' '.join(question)}` fails"
     return ""
 
@@ -41,7 +41,7 @@ class Project:
             ROOT, self.folder, ignore=shutil.ignore_patterns(".git", ".venv", "*cache*", "secrets", ".env")
         )
         (self.folder / "deploy/compose/secrets").mkdir(mode=0o700)
-        self.port = free_port("127.0.0.1")
+        self.port = free_port()
         (self.folder / ".env").write_text(
             f"COMPOSE_PROJECT_NAME={PROJECT}\nCOMPOSE_PROFILES=cpu\nGPU_WORKERS=0\nWORKER_CPUS=1\n"
             f"GATEWAY_PUBLISH=127.0.0.1:{self.port}\nHOST_UID={os.getuid()}\nHOST_GID={os.getgid()}\n"

@@ -264,7 +264,7 @@ def test_an_absurdly_long_request_gets_a_clear_page_and_nothing_else_happens(
     sqlite_monitor: MonitorProcess, target: str, header: str, status: int
 ) -> None:
     request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n".encode()
-    with socket.create_connection(("127.0.0.1", sqlite_monitor.settings.monitor_port), timeout=60) as raw:
+    with socket.create_connection(("127.0.0.1", sqlite_monitor.settings.monitor_port), timeout=200) as raw:
         raw.sendall(request)
         with raw.makefile("rb") as answer:
             said = answer.read().decode()

@@ -140,10 +140,10 @@ def test_an_administrator_is_asked_before_it_is_done(
     browser.open(f"{admin.url}/dead")
     button = "form[data-confirm='Queue every dead job again?'] button"
     browser.all(button)[0].click()
-    browser.driver.switch_to.alert.dismiss()
+    browser.answer(yes=False)
     assert dead() == 40
     browser.all(button)[0].click()
-    browser.driver.switch_to.alert.accept()
+    browser.answer(yes=True)
     eventually(lambda: "40 jobs queued again." in browser.text())
     assert dead() == 0
     assert "dashboard:this machine" in browser.text()
@@ -176,7 +176,7 @@ def test_with_a_login_whoever_has_it_acts_and_nobody_else_sees_anything(
 
         browser.open(f"{monitor.url}/submissions/{submission_id}")
         browser.all("form[data-confirm] button")[0].send_keys(Keys.ENTER)
-        browser.driver.switch_to.alert.accept()
+        browser.answer(yes=True)
         eventually(lambda: "jobs cancelled." in browser.text())
     assert not {"queued", "running"} & states(submission_id)
 
@@ -186,8 +186,7 @@ def test_a_submission_is_cancelled_after_a_question(
 ) -> None:
     browser.open(f"{admin.url}/submissions/{seeded.submission_ids[-1]}")
     browser.all("form[data-confirm] button")[0].send_keys(Keys.ENTER)
-    assert "Cancel every job" in browser.driver.switch_to.alert.text
-    browser.driver.switch_to.alert.accept()
+    assert "Cancel every job" in browser.answer(yes=True)
     eventually(lambda: "jobs cancelled." in browser.text())
     assert browser.all("form[data-confirm]") == []  # nothing is left to cancel
     assert browser.complaints() == []

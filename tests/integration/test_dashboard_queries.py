@@ -22,7 +22,7 @@ from alexq_schema.errors import DatabaseUnavailableError
 from alexq_schema.images import open_image_store
 from alexq_schema.job import JobState
 from tests.helpers.seeded import Seeded, seed
-from tests.helpers.system import System
+from tests.helpers.system import SILENT_AFTER_S, System
 
 
 @pytest.fixture
@@ -155,17 +155,17 @@ def test_workers_are_alive_silent_unhealthy_or_gone(database: Database) -> None:
         workers.fall_ill(connection, ill, "the device hung")
         workers.leave(connection, left)
     with database.read() as connection:
-        seen = {worker.id: worker for worker in dashboard.workers(connection, seen_within_s=60)}
-        recent = dashboard.workers(connection, seen_within_s=5)
+        seen = {worker.id: worker for worker in dashboard.workers(connection, seen_within_s=3_600)}
+        recent = dashboard.workers(connection, seen_within_s=SILENT_AFTER_S)
         last_s = dashboard.last_seen_s(connection)
-    alive = {worker_id for worker_id, worker in seen.items() if worker.is_alive(10)}
+    alive = {worker_id for worker_id, worker in seen.items() if worker.is_alive(SILENT_AFTER_S)}
     assert alive == {system.worker}
-    assert seen[system.other].silent_s == pytest.approx(11, abs=3)
+    assert SILENT_AFTER_S < seen[system.other].silent_s < 2 * SILENT_AFTER_S
     assert seen[ill].unhealthy == "the device hung"
     assert seen[left].stopped
     assert system.other not in {worker.id for worker in recent}
     assert last_s is not None
-    assert last_s < 5
+    assert last_s < SILENT_AFTER_S
 
 
 def test_dead_jobs_are_grouped_by_what_they_are_dead_of(database: Database, seeded: Seeded) -> None:
@@ -252,7 +252,7 @@ def test_a_statement_that_takes_too_long_is_stopped(database: Database) -> None:
     )
     with pytest.raises(DatabaseUnavailableError), read_within(database, 0.2) as connection:
         connection.execute(text(endless))
-    with read_within(database, 5) as connection:  # what is read next is not
+    with read_within(database, 60) as connection:  # what is read next is not
         assert connection.execute(select(1)).scalar() == 1
 
 

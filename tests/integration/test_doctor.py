@@ -15,7 +15,6 @@ import pytest
 from alexq import doctor
 from alexq.doctor import Check
 from alexq.stack.broker import EmbeddedBroker
-from alexq.stack.environment import free_port
 from alexq.stack.log import Log
 from alexq.stack.supervisor import Child, Supervisor
 from alexq.torch_facts import TorchFacts, probe_torch
@@ -24,6 +23,7 @@ from alexq_schema import migrations
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
 from tests.helpers.nursery import run_alexq
+from tests.helpers.ports import free_port
 
 FACTS = TorchFacts(torch="2.13", torchvision="0.28")
 
@@ -69,7 +69,7 @@ def test_an_empty_set_up_fails_with_a_fix_for_each_failure(tmp_path: Path) -> No
 
 
 def test_a_broker_that_does_not_answer(healthy: Settings) -> None:
-    away = healthy.model_copy(update={"broker_url": f"redis://127.0.0.1:{free_port('127.0.0.1')}/0"})
+    away = healthy.model_copy(update={"broker_url": f"redis://127.0.0.1:{free_port()}/0"})
     assert not doctor.check_broker(away).ok
 
 

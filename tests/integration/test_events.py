@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 from alexq_schema.announcing import announce
 from alexq_schema.db.session import Database
 from alexq_schema.db.tables import Job as JobRow
+from alexq_schema.names import finished_channel
 from alexq_schema.work import Failed
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import GatewayProcess
@@ -172,10 +173,11 @@ def test_progress_counts_every_state(gateway: GatewayProcess, system: System, cl
         reading = threading.Thread(target=stream.read)
         reading.start()
         claims = system.claim(job_ids)
-        eventually(lambda: client.pubsub_numsub(*client.pubsub_channels())[0][1] > 0, what="it listens")
+        channel = finished_channel(submission_id)
+        eventually(lambda: client.pubsub_numsub(channel)[0][1] > 0, what="it listens")
         system.commit([success(claims[0]), Failed(claims[1], "image_corrupt", "why"), success(claims[2])])
         announce(client, [(submission_id, job_id) for job_id in job_ids])
-        reading.join(60)
+        reading.join(150)
 
     for progress in stream.of("progress"):
         assert isinstance(progress["counts"], dict)
@@ -215,7 +217,7 @@ def test_a_gateway_that_stops_ends_its_streams_and_another_goes_on(
         reading.start()
         eventually(lambda: len(stream.job_ids) == 4, what="what had finished has come")
         gateway.process.terminate()
-        reading.join(60)
+        reading.join(150)
         assert ended == [True]
         assert gateway.process.wait(150) == 0
         assert sorted(stream.job_ids) == sorted(job_ids[:4])

@@ -89,12 +89,13 @@ def test_each_ends_as_it_should_within_two_seconds_and_with_its_own_reader(opene
 def test_a_worker_outlives_them_in_little_memory_and_serves_the_others(
     producer: Producer, start_worker: StartWorker, alexnet_dir: Path
 ) -> None:
-    worker = start_worker(models_dir=alexnet_dir)  # beside what AlexNet takes it is little
+    # It is little beside what AlexNet takes; each thread may hold a large picture, whatever the cores.
+    worker = start_worker(models_dir=alexnet_dir, decode_threads=2)
     photos = [encode(crop, "JPEG") for crop in photo_crops(GOOD)]
     # Full batches, and other photographs than those below: what ordinary work takes is no hostile image's.
     warm = (photo + bytes([number]) for number in range(1, 5) for photo in photos)
     with peak_rss(worker) as ordinary:
-        assert {job.state for job in producer.submit(warm).wait(120)} == {JobState.SUCCEEDED}
+        assert {job.state for job in producer.submit(warm).wait(300)} == {JobState.SUCCEEDED}
     hostile = hostile_images()
     # A good photograph after every so many hostile ones.
     every = len(hostile) // GOOD
@@ -106,7 +107,7 @@ def test_a_worker_outlives_them_in_little_memory_and_serves_the_others(
 
     with peak_rss(worker) as peak:
         submission = producer.submit((data for _, data in mixed), rejected="skip")
-        jobs = [*submission.wait(150), *(rejection.as_job() for rejection in submission.rejected)]
+        jobs = [*submission.wait(300), *(rejection.as_job() for rejection in submission.rejected)]
 
     assert peak.bytes - ordinary.bytes <= PROMISE_BYTES
     by_place = {int(job.source.split()[-1]): job for job in jobs}

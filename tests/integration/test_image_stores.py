@@ -245,9 +245,9 @@ def test_images_submitted_again_and_deleted_at_the_same_time_are_there_when_acce
 
     with ThreadPoolExecutor(1) as sweeper:
         sweeping = sweeper.submit(lambda: [discard(store, key, none_needed) for key in keys])
-        assert begun.wait(20)
+        assert begun.wait(60)
         put(kind.store, *images)
-        sweeping.result(60)
+        sweeping.result(150)
 
     assert [kind.store.get(key) for key in keys] == images
     assert kind.keys() == sorted(keys)
@@ -277,7 +277,7 @@ def test_a_process_killed_while_it_stages_leaves_what_it_published_and_nothing_e
     with process.stdout, process.stdin:
         assert [process.stdout.readline().strip() for _ in range(2)] == ["published", "staged"]
         process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.wait(60)
 
     for number in range(200):
         data = bytes([255, 216, 255, number]) + bytes(20_000)

@@ -64,7 +64,9 @@ def shop() -> Iterator[Shop]:
 
 @pytest.fixture
 def client(settings: Settings, tmp_path: Path) -> Iterator[httpx2.Client]:
-    with client_of(settings, tmp_path, image_url_hosts="127.0.0.1", image_url_private=True) as client:
+    with client_of(
+        settings, tmp_path, image_url_hosts="127.0.0.1", image_url_private=True, image_url_timeout_s=120.0
+    ) as client:
         yield client
 
 
@@ -115,7 +117,7 @@ def test_many_are_fetched_a_few_at_a_time_and_keep_their_order(client: httpx2.Cl
     def hold(path: str) -> None:
         if len(shop.asked) == 4:
             fourth_came.set()
-        assert fourth_came.wait(20), "one at a time"
+        assert fourth_came.wait(60), "one at a time"
 
     shop.before_answering = hold
     entries = [{"image_url": f"{shop.url}/{n % 3}.jpg", "source": f"picture {n}"} for n in range(12)]

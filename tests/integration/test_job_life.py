@@ -20,7 +20,7 @@ from alexq_schema.work import Crashed, Errored, Failed, Late
 from alexq_worker.lifecycle import Notifier
 from alexq_worker.metrics import Metrics
 from alexq_worker.sweeper import Sweeper
-from tests.helpers.system import System, success
+from tests.helpers.system import SILENT_AFTER_S, System, success
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_nothing_is_lost_when_redis_forgets_and_nothing_comes_twice_when_it_does
 
 
 def test_one_sweeps_at_a_time_and_a_dead_sweeper_is_replaced(system: System) -> None:
-    def hold(worker: UUID, for_s: float = 30.0) -> bool:
+    def hold(worker: UUID, for_s: float = 300.0) -> bool:
         with system.database.begin() as connection:
             return sweeper.hold(connection, worker, for_s=for_s)
 
@@ -245,7 +245,7 @@ def test_nothing_is_taken_back_on_a_silence_that_proves_nothing(
     nobody: Any = None
     metrics = Metrics()
     swept = Sweeper(
-        settings.model_copy(update={"silent_after_s": 10.0}),
+        settings.model_copy(update={"silent_after_s": SILENT_AFTER_S}),
         system.other,
         database=system.database,
         images=nobody,
@@ -265,9 +265,9 @@ def test_nothing_is_taken_back_on_a_silence_that_proves_nothing(
 
 
 def test_a_claim_knows_how_long_there_is_and_a_job_that_cannot_make_it_expires(system: System) -> None:
-    hurried, patient = system.queue(1, deadline_s=60), system.queue(1)
+    hurried, patient = system.queue(1, deadline_s=600), system.queue(1)
     late, other = system.claim([*hurried, *patient])
-    assert late.left_s == pytest.approx(60, abs=10)
+    assert late.left_s == pytest.approx(600, abs=60)
     assert other.left_s is None
 
     assert system.commit([Late(late)]) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -52,7 +53,7 @@ def test_a_job_is_claimed_once_however_many_ask(system: System) -> None:
     start = threading.Barrier(4)
 
     def ask(worker: UUID) -> None:
-        start.wait(10)
+        start.wait(150)
         for first in range(0, 200, 20):
             claimed.extend(claim.job_id for claim in system.claim(job_ids[first : first + 20], worker))
 
@@ -268,8 +269,10 @@ def test_a_job_overtaken_by_later_ones_has_lost_its_message(system: System) -> N
     lost, slow, running, backlog = (system.queue(2) for _ in range(4))
     passing = system.queue(2, lane=Lane.INTERACTIVE)  # overtakes every bulk job, as it should
     ages = ((lost, 100.0), (slow, 85.0), (running, 60.0), (backlog, 50.0), (passing, 0.0))
+    with system.database.read() as connection:
+        at = now(connection)
     for job_ids, age_s in ages:
-        system.change(job_ids, published_at=db_now(-age_s))
+        system.change(job_ids, published_at=at - timedelta(seconds=age_s))
     system.claim([*running, *passing])
     door = NewJob(new_id(), "door.jpg", "b" * 64, 3)  # published now, whenever its message was sent
     with system.database.begin() as connection:
@@ -363,5 +366,5 @@ def test_the_databases_clock_counts_in_utc(system: System) -> None:
         earlier = connection.execute(select(db_now(-60.5))).scalar_one()
         this_time = now(connection)
 
-    assert 60 <= (this_time - earlier).total_seconds() <= 62
+    assert 60 <= (this_time - earlier).total_seconds() < 600  # zones differ by a quarter of an hour
     assert this_time.utcoffset() is not None

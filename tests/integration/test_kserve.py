@@ -308,7 +308,7 @@ def test_tritonclient_works_as_it_is(
         [sys.executable, PROGRAM, gateway.url.removeprefix("http://"), key, "alexnet", *map(str, files)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

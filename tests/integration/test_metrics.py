@@ -125,7 +125,7 @@ def test_prometheus_own_checker_finds_nothing(gateway: GatewayProcess) -> None:
         client.post("/v1/jobs", content=PHOTOGRAPH, headers=JPEG)
         text = client.get("/metrics").text
     done = subprocess.run(
-        [promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=60, check=False
+        [promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=200, check=False
     )
 
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -50,7 +50,7 @@ def test_alexq_migrate_started_three_times_at_once_makes_one_schema(empty_url: s
     command = [sys.executable, "-m", "alexq", "migrate"]
     upgrades = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(3)]
 
-    said = [(upgrade.communicate(timeout=60)[1].strip(), upgrade.returncode) for upgrade in upgrades]
+    said = [(upgrade.communicate(timeout=200)[1].strip(), upgrade.returncode) for upgrade in upgrades]
 
     assert {(text.partition("→ ")[2], code) for text, code in said} == {(migrations.head(), 0)}
     migrations.require_usable(empty_url)
@@ -68,7 +68,7 @@ def test_an_upgrade_of_sqlite_waits_for_another_as_long_as_that_may_take(
                 migrations.upgrade(url)
             monkeypatch.setattr(migrations, "WAIT_S", 60.0)
             upgrading = thread.submit(migrations.upgrade, url)
-        upgrading.result(60)
+        upgrading.result(150)
     other.close()
 
     migrations.require_usable(url)

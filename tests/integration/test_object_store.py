@@ -64,7 +64,6 @@ def test_a_new_image_is_one_request_and_a_young_one_is_not_written_again(s3: S3S
 def test_a_lock_is_waited_for_and_taken_over_when_its_holder_is_long_dead(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "WAIT_S", 1.0)
     bucket = s3.bucket()
     store = ObjectImageStore(f"s3://{bucket}")
     key = put(store, JPEG)
@@ -72,10 +71,12 @@ def test_a_lock_is_waited_for_and_taken_over_when_its_holder_is_long_dead(
     left_behind = Lock(store.objects, store.objects, key)
     left_behind.__enter__()
 
+    monkeypatch.setattr(locks, "WAIT_S", 1.0)
     with pytest.raises(ImageStoreError, match=f"{key} is being deleted"):
         put(store, JPEG)
     assert store.get(key) == JPEG
 
+    monkeypatch.setattr(locks, "WAIT_S", 60.0)
     s3.age(bucket, f"locks/{key[:2]}/{key}", STALE_AFTER_S + 60)
     put(store, JPEG)
     assert store.discard_unneeded(int(key[:2], 16), lambda _: set()) == 0
@@ -129,7 +130,7 @@ def test_a_server_that_hangs_is_not_waited_for(nowhere: pytest.MonkeyPatch, hung
     began = time.monotonic()
     with pytest.raises(ImageStoreError, match="check AWS_ENDPOINT_URL"):
         open_image_store("s3://bucket/folder").get(KEY)
-    assert time.monotonic() - began < 60  # eight seconds, on a machine that has nothing else to do
+    assert time.monotonic() - began < 120  # eight seconds, on a machine that has nothing else to do
 
 
 def test_refused_credentials_are_named(nowhere: pytest.MonkeyPatch) -> None:
@@ -166,8 +167,8 @@ def test_doctor_writes_to_the_store_and_says_what_is_wrong_with_it(s3: S3Server)
     right = Settings.load(images_url=f"s3://{s3.bucket()}/images")
     wrong = right.model_copy(update={"images_url": "s3://bucket/images"})
 
-    assert doctor.bounded("image store", doctor.check_image_store, right, 20).ok
-    check = doctor.bounded("image store", doctor.check_image_store, wrong, 20)
+    assert doctor.bounded("image store", doctor.check_image_store, right, 100).ok
+    check = doctor.bounded("image store", doctor.check_image_store, wrong, 100)
 
     assert not check.ok
     assert "no such bucket" in check.found
@@ -181,7 +182,7 @@ from alexq_schema.images import open_image_store
 open_image_store("file:///nowhere")
 open_image_store("s3://bucket/folder")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert (
         "SettingsError: ALEXQ_IMAGES_URL='s3://bucket/folder' needs obstore: pip install \"alexq[s3]\""
         in done.stderr
@@ -202,7 +203,7 @@ def test_a_worker_reads_many_images_at_once_from_a_slow_store_with_two_decode_th
         submitted = producer.submit([photo(number) for number in range(48)])
         assert s3.seen()["PUT"] == 48
         start_worker(images_url=settings.images_url, decode_threads=2, fetch_threads=16)
-        jobs = submitted.wait(120)
+        jobs = submitted.wait(200)
 
     assert {(job.state, job.attempt) for job in jobs} == {(JobState.SUCCEEDED, 1)}
     assert s3.seen() == {"PUT": 48, "GET": 48, "reads_at_once": 16}

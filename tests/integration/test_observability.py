@@ -22,13 +22,14 @@ import redis
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq_schema import migrations
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import JPEG, running_gateway
 from tests.helpers.metrics import Shape, documented, exposed
 from tests.helpers.photos import encode, photo_crops
+from tests.helpers.ports import free_port
 from tests.helpers.processes import WorkerProcess
 from tests.unit.test_alerts import needs_promtool, promtool
 
@@ -55,7 +56,7 @@ class Scene:
 
 
 def scrape(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=300) as answer:
         return str(answer.read().decode())
 
 
@@ -81,8 +82,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory, broker_server: str, models_d
         models_dir=models_dir,
         max_batch=8,
         log_format="json",
-        metrics_port=free_port("127.0.0.1"),
-        monitor_port=free_port("127.0.0.1"),
+        metrics_port=free_port(),
+        monitor_port=free_port(),
         gateway_rate="7/hour",
     )
     worker = WorkerProcess(settings, folder / "worker.log", sys.executable)
@@ -93,26 +94,21 @@ def scene(tmp_path_factory: pytest.TempPathFactory, broker_server: str, models_d
         with running_gateway(settings, folder / "gateway.log") as gateway:
             worker.wait_ready()
             submit(gateway.client())
-            eventually(
-                lambda: (
-                    values_of(scrape(settings.metrics_port)).get("alexq_worker_jobs_total succeeded") == 6
-                ),
-                what="the last job is counted",
-            )
+            eventually(lambda: is_all_counted(settings.metrics_port), 150, what="the last job is counted")
             told = {
                 "worker": scrape(settings.metrics_port),
-                "monitor": eventually(lambda: seen_by(settings), what="the dashboard sees the worker"),
+                "monitor": eventually(lambda: seen_by(settings), 150, what="the dashboard sees the worker"),
                 "gateway": scrape(gateway.settings.gateway_port),
             }
             gateway.process.send_signal(signal.SIGTERM)
-            assert gateway.process.wait(30) == 0
+            assert gateway.process.wait(150) == 0
         assert worker.terminate() == 0
         monitor.send_signal(signal.SIGTERM)
-        assert monitor.wait(10) == 0
+        assert monitor.wait(150) == 0
     finally:
         worker.kill()
         monitor.kill()
-        monitor.wait(10)
+        monitor.wait(150)
     names = ("worker", "gateway", "monitor")
     logs = {name: (folder / f"{name}.log").read_text().splitlines() for name in names}
     return Scene(
@@ -120,6 +116,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory, broker_server: str, models_d
         values_of(told["worker"]),
         {name: [json.loads(line) for line in lines] for name, lines in logs.items()},
     )
+
+
+def is_all_counted(port: int) -> bool:
+    """Return whether the worker has counted what :func:`submit` hands in, and has let go of it."""
+    values = values_of(scrape(port))
+    ended = [values.get(f"alexq_worker_jobs_total {state}") for state in ("succeeded", "failed")]
+    return ended == [6, 1] and values["alexq_worker_jobs_in_flight bulk"] == 0
 
 
 def submit(client: Any) -> None:

@@ -86,7 +86,7 @@ def test_pictures_go_in_and_five_labels_each_come_out(
     assert refusal.startswith("notes.txt:")
     assert "JPEG" in refusal
     eventually(lambda: "3 of 3 done" in browser.text(), what="the summary")
-    assert "No worker" not in browser.text()
+    eventually(lambda: "No worker" not in browser.text(), what="it sees the worker at its next look")
     eventually(lambda: "picture" in browser.texts("#announcer")[0], what="results are announced")
     dashboard, api = (link.get_attribute("href") for link in browser.all("nav a"))
     assert (dashboard, api) == ("https://dashboard.example/?a=1&b=2", f"{gateway.url}/openapi.json")
@@ -104,11 +104,8 @@ def test_pictures_go_in_and_five_labels_each_come_out(
     assert browser.faint_texts() == []
     browser.prefer(prefers_color_scheme="dark", prefers_reduced_motion="reduce")
     assert browser.faint_texts() == []
-    assert all(
-        browser.driver.execute_script(
-            "return [...document.querySelectorAll('.card img')].map((e) => e.complete)"
-        )
-    )
+    are_loaded = "return [...document.querySelectorAll('.card img')].every((e) => e.complete)"
+    eventually(lambda: browser.driver.execute_script(are_loaded), what="every picture is shown")
 
     assert browser.complaints() == []
 
@@ -192,7 +189,7 @@ def test_two_hundred_pictures_with_one_name_each_get_their_result(
     document.dispatchEvent(new DragEvent("drop", {dataTransfer: files, bubbles: true, cancelable: true}));
     """
     browser.driver.execute_script(script, [base64.b64encode(one).decode() for one in small], 200)
-    browser.wait_for(DONE, 196, 120)
+    browser.wait_for(DONE, 196, 300)
     assert len(browser.all(REFUSED)) == 4
     refused = browser.driver.execute_script(
         "return [...document.querySelectorAll('.card')]"
@@ -214,7 +211,7 @@ def test_a_gateway_that_goes_and_comes_back_is_waited_for(
     start_worker()
     gateway.start()
     browser.wait_for(DONE, 2)
-    assert "does not answer" not in browser.text()
+    eventually(lambda: "does not answer" not in browser.text(), what="it is back")
     with gateway.client() as client:
         assert len(client.get("/v1/jobs").json()["jobs"]) == 2
 
@@ -240,6 +237,7 @@ def test_a_gateway_with_keys_asks_for_one_and_says_what_is_wrong_with_it(
         browser.driver.execute_script("return JSON.stringify([sessionStorage, localStorage])")
     )
     browser.all(f"{DONE} a.json")[0].click()  # a link could not send the key
+    eventually(lambda: len(browser.driver.window_handles) == 2, what="a window opens")
     browser.driver.switch_to.window(browser.driver.window_handles[-1])
     eventually(lambda: '"state": "succeeded"' in browser.text(), what="the job's JSON")
 

@@ -67,12 +67,12 @@ def test_jobs_are_done_through_a_pooler(
     settings: Settings, start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     photo = encode(photo_crops(1)[0], "JPEG")
-    workers = [start_worker() for _ in range(2)]
+    workers = [start_worker(silent_after_s=300.0) for _ in range(2)]
     with Producer(settings) as producer:
-        jobs = producer.submit(distinct([photo], 200)).wait(90)
+        jobs = producer.submit(distinct([photo], 200)).wait(150)
         jobs += [producer.classify(photo) for _ in range(10)]
     with running_gateway(settings, tmp_path / "gateway.log") as gateway, gateway.client() as client:
-        headers = {"Content-Type": "image/jpeg", "Prefer": "wait=30"}
+        headers = {"Content-Type": "image/jpeg", "Prefer": "wait=60"}
         answers = [client.post("/v1/jobs", content=photo, headers=headers).json() for _ in range(10)]
     with running_monitor(settings, tmp_path / "monitor.log") as monitor:
         pages = [monitor.get(path).status_code for path in ("/overview", "/results", "/models") * 3]
@@ -89,5 +89,5 @@ def test_a_database_is_migrated_through_a_pooler(
     with postgres_server.database() as empty, pgbouncer_before(empty) as url:
         program = "import sys; from alexq_schema import migrations; migrations.upgrade(sys.argv[1])"
         upgrades = [subprocess.Popen([sys.executable, "-c", program, url]) for _ in range(2)]
-        assert [upgrade.wait(60) for upgrade in upgrades] == [0, 0]
+        assert [upgrade.wait(150) for upgrade in upgrades] == [0, 0]
         migrations.require_usable(url)

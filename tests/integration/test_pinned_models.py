@@ -101,7 +101,7 @@ def test_a_worker_does_pinned_jobs_with_their_version(
         someone.send_task("alexq.classify_image", kwargs={**task, "model": ref}, queue="alexq.classify")
         for ref in (second, GONE)
     ]
-    done, gone = [one.get(timeout=60) for one in sent]
+    done, gone = [one.get(timeout=200) for one in sent]
     someone.close()
     assert done["model"]["version"] == "second"
     # Nobody could know when it was accepted.

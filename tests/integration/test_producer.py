@@ -257,7 +257,7 @@ def test_results_come_in_completion_order_as_they_are_announced(
     order = [submission.job_ids[place] for place in (2, 0, 1)]
     seen = []
 
-    results = submission.results(timeout_s=20)
+    results = submission.results(timeout_s=150)
     for job_id in order:
         finishing = threading.Timer(0.2, finisher.finish, [job_id], {"submission_id": submission.id})
         finishing.start()
@@ -273,9 +273,11 @@ def test_a_lost_announcement_costs_time_only(
 ) -> None:
     monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 0.3)
     submission = producer.submit(jpeg())
-    threading.Timer(0.2, Finisher(database, client).finish, [submission.job_ids[0]]).start()
+    finishing = threading.Timer(0.2, Finisher(database, client).finish, [submission.job_ids[0]])
+    finishing.start()
 
-    assert submission.wait(timeout_s=10)[0].label == "cat"
+    assert submission.wait(timeout_s=150)[0].label == "cat"
+    finishing.join()  # before its database is closed
 
 
 def test_a_cancelled_job_ends_the_wait_at_once(
@@ -291,7 +293,7 @@ def test_a_cancelled_job_ends_the_wait_at_once(
     eventually(lambda: client.pubsub_numsub(finished_channel(submission.id))[0][1] == 1)
 
     producer.cancel(submission.job_ids)
-    waiter.join(20)
+    waiter.join(60)
 
     assert states == [JobState.CANCELLED] * 2
 
@@ -330,9 +332,11 @@ def test_waiting_works_without_a_broker(settings: Settings, database: Database, 
     )
     with Producer(unreachable) as producer:
         submission = producer.submit(jpeg())
-        threading.Timer(0.5, Finisher(database, client).finish, [submission.job_ids[0]]).start()
+        finishing = threading.Timer(0.5, Finisher(database, client).finish, [submission.job_ids[0]])
+        finishing.start()
 
         assert submission.wait(timeout_s=150)[0].state is JobState.SUCCEEDED
+        finishing.join()  # before its database is closed
 
 
 def test_an_earlier_submission_is_found_again(
@@ -347,7 +351,7 @@ def test_an_earlier_submission_is_found_again(
     assert submission_id is not None
     again = producer.submission(submission_id)
 
-    assert [job.job_id for job in again.wait(timeout_s=5)] == list(job_ids)
+    assert [job.job_id for job in again.wait(timeout_s=60)] == list(job_ids)
     assert again.counts() == {JobState.SUCCEEDED: 2}
 
 
@@ -359,7 +363,7 @@ def test_submissions_that_come_together_share_one_sync_one_transaction_and_their
 
     def held(stagings: Sequence[Staging]) -> None:
         groups.append(len(stagings))
-        assert may_go.wait(20)
+        assert may_go.wait(60)
         publish(stagings)
 
     monkeypatch.setattr(producer._images, "publish", held)
@@ -372,7 +376,7 @@ def test_submissions_that_come_together_share_one_sync_one_transaction_and_their
         together = producer._acceptance._accept_together
         eventually(lambda: len(together._waiting) == 32, what="the others wait")
         may_go.set()
-        submissions = [future.result(20) for future in (first, *others)]
+        submissions = [future.result(60) for future in (first, *others)]
 
     assert groups == [1, 32]
     assert len(commits) == 2
@@ -405,7 +409,7 @@ def test_threads_that_wait_share_one_subscription_and_get_their_own_results(
     finisher = Finisher(database, client)
     submissions = [producer.submit(jpeg(number)) for number in range(8)]
     with ThreadPoolExecutor(8) as threads:
-        waits = [threads.submit(submission.wait, 20) for submission in submissions]
+        waits = [threads.submit(submission.wait, 60) for submission in submissions]
         listeners = producer._announcements._listeners
         eventually(lambda: len(listeners) == 8, what="everyone listens")
         channel = finished_channel(submissions[0].id)
@@ -414,7 +418,7 @@ def test_threads_that_wait_share_one_subscription_and_get_their_own_results(
         for submission in submissions:
             finisher.finish(submission.job_ids[0], submission_id=submission.id)
 
-        assert [[job.job_id for job in wait.result(20)] for wait in waits] == [
+        assert [[job.job_id for job in wait.result(60)] for wait in waits] == [
             list(submission.job_ids) for submission in submissions
         ]
     assert not listeners  # nothing is kept of those who have gone
@@ -450,7 +454,7 @@ def test_threads_that_classify_cost_one_read_for_all_that_end_together(
     finisher = Finisher(database, client)
     reads = Reads(producer)
     with ThreadPoolExecutor(8) as threads:
-        waits = [threads.submit(producer.classify, jpeg(number), 20) for number in range(8)]
+        waits = [threads.submit(producer.classify, jpeg(number), 60) for number in range(8)]
         eventually(lambda: len(waiting_listeners(producer)) == 8, what="everyone waits")
         with database.read() as connection:
             accepted = queries.newest(connection)
@@ -458,7 +462,7 @@ def test_threads_that_classify_cost_one_read_for_all_that_end_together(
             finisher.finish(job.job_id)
         announce(client, [(job.submission_id, job.job_id) for job in accepted if job.job_id])
 
-        assert {wait.result(20).job_id for wait in waits} == {job.job_id for job in accepted}
+        assert {wait.result(60).job_id for wait in waits} == {job.job_id for job in accepted}
     assert reads.count == 1
 
 
@@ -470,7 +474,7 @@ def test_who_is_busy_is_told_ids_and_reads_the_results_when_they_are_wanted(
     submission = producer.submit([jpeg(number) for number in range(3)])
     finisher.finish(submission.job_ids[0])
     reads = Reads(producer)
-    results = submission.results(20)
+    results = submission.results(60)
     assert next(results).job_id == submission.job_ids[0]
     channel = finished_channel(submission.id)
     eventually(lambda: producer._announcements.hears(channel), what="it is subscribed")
@@ -491,7 +495,7 @@ def test_a_database_that_is_gone_when_results_are_announced_is_told_to_who_waits
     monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 3600)
     reads = Reads(producer)
     with ThreadPoolExecutor(2) as threads:
-        waits = [threads.submit(producer.classify, jpeg(number), 20) for number in range(2)]
+        waits = [threads.submit(producer.classify, jpeg(number), 60) for number in range(2)]
         eventually(lambda: len(waiting_listeners(producer)) == 2, what="both wait")
         reads.is_broken = True
         channel_of = tagged_id(producer._tag)
@@ -499,7 +503,7 @@ def test_a_database_that_is_gone_when_results_are_announced_is_told_to_who_waits
 
         for wait in waits:
             with pytest.raises(DatabaseUnavailableError):
-                wait.result(20)
+                wait.result(60)
 
 
 def test_another_producers_submission_can_be_waited_for(
@@ -512,11 +516,11 @@ def test_another_producers_submission_can_be_waited_for(
     monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 3600)
     theirs = producer.submit(jpeg())
     with Producer(settings) as other, ThreadPoolExecutor(1) as threads:
-        wait = threads.submit(other.submission(theirs.id).wait, 20)
+        wait = threads.submit(other.submission(theirs.id).wait, 60)
         eventually(lambda: other._announcements.hears(finished_channel(theirs.id)), what="it listens")
         Finisher(database, client).finish(theirs.job_ids[0], submission_id=theirs.id)
 
-        assert wait.result(20)[0].label == "cat"
+        assert wait.result(60)[0].label == "cat"
 
 
 def test_what_is_announced_while_the_connection_is_lost_is_asked_for(
@@ -525,12 +529,12 @@ def test_what_is_announced_while_the_connection_is_lost_is_asked_for(
     monkeypatch.setattr("alexq_producer.submission.SILENCE_S", 3600)
     submission = producer.submit(jpeg())
     with ThreadPoolExecutor(1) as threads:
-        wait = threads.submit(submission.wait, 30)
+        wait = threads.submit(submission.wait, 60)
         eventually(lambda: producer._announcements.hears(finished_channel(submission.id)), what="it listens")
         Finisher(database, client).finish(submission.job_ids[0])  # and nobody says so
         client.client_kill_filter(_type="pubsub")
 
-        assert wait.result(30)[0].label == "cat"
+        assert wait.result(60)[0].label == "cat"
 
 
 @pytest.mark.parametrize("deadline_s", [0.0, -1.0, float("nan"), float("inf"), 1e12])

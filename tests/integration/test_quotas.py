@@ -160,7 +160,7 @@ def test_a_lane_is_full_when_what_waits_takes_too_long(
         eventually(lambda: says(post(client, Lane.BULK)) == (503, "queue_full"), what="the bulk lane is full")
         refused = post_many(client, 1)
         assert says(refused) == (503, "queue_full")
-        assert 200 < int(refused.headers["retry-after"]) < 400
+        assert 200 < int(refused.headers["retry-after"]) < 2_000  # more where all of this takes long
         assert post(client).status_code == 202  # goes before them
 
         single = system.queue(30, lane=Lane.INTERACTIVE)

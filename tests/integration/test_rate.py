@@ -88,7 +88,9 @@ def test_a_submission_counts_as_its_images_and_is_paid_for_afterwards(
 def test_what_is_refused_is_not_read(settings: Settings, tmp_path: Path) -> None:
     with limited(settings, "1/hour", tmp_path / "gateway.log") as gateway:
         post(gateway)
-        with socket.create_connection(("127.0.0.1", gateway.settings.gateway_port), timeout=30) as connection:
+        with socket.create_connection(
+            ("127.0.0.1", gateway.settings.gateway_port), timeout=300
+        ) as connection:
             connection.sendall(
                 b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
                 b"Content-Length: 1000000\r\n\r\n"
@@ -100,7 +102,7 @@ def test_what_is_refused_is_not_read(settings: Settings, tmp_path: Path) -> None
 
 
 def test_the_client_comes_back_when_it_was_told_to(settings: Settings, tmp_path: Path) -> None:
-    with limited(settings, "1/3second", tmp_path / "gateway.log") as gateway:
+    with limited(settings, "1/5second", tmp_path / "gateway.log") as gateway:
         with Client(gateway.url) as client:
             for _ in range(3):
                 client.submit([PHOTOGRAPH])

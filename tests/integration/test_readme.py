@@ -65,7 +65,7 @@ def run(program: str, settings: Settings, folder: Path) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -99,7 +99,7 @@ def test_the_curl_lines_run_as_they_stand(
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
-                timeout=90,
+                timeout=200,
                 check=False,
             )
             for line in lines

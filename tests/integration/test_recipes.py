@@ -17,12 +17,12 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
-from alexq.stack.environment import free_port
 from alexq_schema import migrations
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import GatewayProcess, running_gateway
 from tests.helpers.photos import encode, photo_crops
+from tests.helpers.ports import free_port
 from tests.helpers.processes import WorkerProcess
 
 RECIPES = Path(__file__).parents[2] / "docs/howto/recipes"
@@ -77,7 +77,7 @@ def photos(tmp_path: Path) -> Path:
 
 def run(argv: list[str], stack: Stack, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        argv, env=stack.env, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        argv, env=stack.env, cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -88,7 +88,7 @@ def serving(argv: list[str], stack: Stack, folder: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def answering(url: str) -> bool:
@@ -105,13 +105,13 @@ def test_the_index_names_every_recipe() -> None:
 
 
 def test_the_fastapi_service_labels_what_it_is_sent(stack: Stack, tmp_path: Path) -> None:
-    port = free_port("127.0.0.1")
+    port = free_port()
     url = f"http://127.0.0.1:{port}/labels"
     argv = [sys.executable, "-m", "uvicorn", "--app-dir", str(RECIPES), "fastapi_service:app"]
     with serving([*argv, "--port", str(port), "--log-level", "warning"], stack, tmp_path):
         eventually(lambda: answering(url), 60, what="the service answers")
-        good = httpx2.post(url, content=PHOTOGRAPHS["cat.jpg"], trust_env=False, timeout=60)
-        bad = httpx2.post(url, content=TEXT, trust_env=False, timeout=60)
+        good = httpx2.post(url, content=PHOTOGRAPHS["cat.jpg"], trust_env=False, timeout=200)
+        bad = httpx2.post(url, content=TEXT, trust_env=False, timeout=200)
 
     assert good.status_code == 200, good.text
     assert set(good.json()) == {"label", "probability"}
@@ -119,13 +119,13 @@ def test_the_fastapi_service_labels_what_it_is_sent(stack: Stack, tmp_path: Path
 
 
 def test_the_django_view_labels_what_it_is_sent(stack: Stack, tmp_path: Path) -> None:
-    port = free_port("127.0.0.1")
+    port = free_port()
     url = f"http://127.0.0.1:{port}/labels"
     argv = [sys.executable, str(RECIPES / "django_view.py"), "runserver", "--noreload", str(port)]
     with serving(argv, stack, tmp_path):
         eventually(lambda: answering(url), 60, what="the view answers")
         good, bad = (
-            httpx2.post(url, files={"picture": data}, trust_env=False, timeout=60)
+            httpx2.post(url, files={"picture": data}, trust_env=False, timeout=200)
             for data in (PHOTOGRAPHS["cat.jpg"], TEXT)
         )
         none = httpx2.post(url, trust_env=False)
@@ -150,7 +150,7 @@ def test_the_watcher_labels_each_complete_file_once_even_when_killed(stack: Stac
     process = subprocess.Popen(argv, env=stack.env)
     eventually(lambda: stack.jobs() > before, 60, what="the first file is handed in")
     process.kill()  # as likely as not between the job and its result
-    process.wait(10)
+    process.wait(60)
     for name in names:  # as if killed before any result was written
         (photos / f"{name}.json").unlink(missing_ok=True)
     process = subprocess.Popen(argv, env=stack.env)
@@ -158,7 +158,7 @@ def test_the_watcher_labels_each_complete_file_once_even_when_killed(stack: Stac
         eventually(lambda: len(results()) == 3, 60, what="every file has its result")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
     assert results() == {"cat.jpg": "succeeded", "dog.jpg": "succeeded", "text.jpg": "rejected"}
     assert stack.jobs() == before + 2

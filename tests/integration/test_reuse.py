@@ -124,7 +124,7 @@ def test_a_key_turns_it_on_for_its_tenant_alone(
     eventually(lambda: computed(worker) == 5, what="its batches are logged")
 
     with Client(gateway.url, api_key=keys["shop"]) as client:
-        jobs = client.submit([photo] * 10).wait(timeout_s=90)
+        jobs = client.submit([photo] * 10).wait(timeout_s=150)
     assert {str(job.reused_from) for job in jobs} == {first["job_id"]}
     with gateway.client(keys["shop"]) as http:
         infer = {

@@ -12,7 +12,6 @@ import pytest
 import redis
 
 from alexq.stack.broker import find_server
-from alexq.stack.environment import free_port
 from alexq_producer import Producer
 from alexq_schema.broker import connect
 from alexq_schema.job import JobState
@@ -21,6 +20,7 @@ from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.monitor import running_monitor
 from tests.helpers.photos import encode, photo_crops
+from tests.helpers.ports import free_port
 from tests.helpers.processes import WorkerProcess
 from tests.helpers.tls import Authority, tls_before
 
@@ -55,7 +55,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., int]]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(*lines: str, is_sentinel: bool = False) -> int:
-        port = free_port("127.0.0.1")
+        port = free_port()
         config = tmp_path / f"{port}.conf"
         config.write_text("\n".join(["bind 127.0.0.1", f"port {port}", f"dir {tmp_path}", *lines, ""]))
         argv = [str(find_server()), str(config), *(["--sentinel"] if is_sentinel else [])]
@@ -67,7 +67,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., int]]:
     yield start
     for process in processes:
         process.kill()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_worker_and_dashboard_find_the_master_over_tls(
 ) -> None:
     worker = start_worker()
     with Producer(settings) as producer:
-        jobs = producer.submit([PHOTOGRAPH] * 20).wait(60)
+        jobs = producer.submit([PHOTOGRAPH] * 20).wait(150)
     with running_monitor(settings, tmp_path / "monitor.log") as monitor:
         pages = [monitor.get(path).status_code for path in ("/overview", "/broker")]
 

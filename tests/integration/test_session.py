@@ -74,7 +74,7 @@ def test_a_transaction_whose_client_does_not_go_on_is_given_up_with_its_locks(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As that of a host that was cut off: nobody else would get the lock."""
-    monkeypatch.setattr(session, "IDLE_IN_TRANSACTION_S", 0.2)
+    monkeypatch.setattr(session, "IDLE_IN_TRANSACTION_S", 2.0)
     silent, other = Database(postgres_url), Database(postgres_url)
 
     with pytest.raises(DatabaseUnavailableError):

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq_producer import Producer
 from alexq_schema.db import workers
 from alexq_schema.db.session import Database
@@ -22,6 +22,7 @@ from alexq_schema.job import JobState
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
 from tests.helpers.photos import encode, photo_crops
+from tests.helpers.ports import two_free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -63,12 +64,13 @@ class Command:
         return [row for row in rows if row.queue == "vip" and psutil.pid_exists(row.pid)]
 
     def wait_for_two(self, other_than: int = 0) -> list[int]:
-        def are_two() -> bool:
-            pids = {row.pid for row in self.alive()}
-            return len(pids) == 2 and other_than not in pids
+        def two() -> list[int] | None:
+            pids = [row.pid for row in self.alive()]
+            return pids if len(pids) == 2 and other_than not in pids else None
 
-        eventually(are_two, 150, what="two workers show themselves")
-        return [row.pid for row in self.alive()]
+        pids = eventually(two, 300, what="two workers show themselves")
+        assert pids is not None
+        return pids
 
 
 @pytest.fixture
@@ -78,17 +80,7 @@ def command(settings: Settings, database: Database, tmp_path: Path) -> Iterator[
     yield command
     if command.process.poll() is None:
         command.process.kill()
-        command.process.wait(10)
-
-
-def two_free_ports() -> int:
-    """Return a port that is free, and so is the next."""
-
-    def first() -> int:
-        port = free_port("127.0.0.1")
-        return port if port < 65_535 and free_port("127.0.0.1", port + 1) == port + 1 else 0
-
-    return eventually(first)
+        command.process.wait(150)
 
 
 def test_one_of_two_workers_is_restarted_when_it_is_killed_and_both_drain(
@@ -98,7 +90,7 @@ def test_one_of_two_workers_is_restarted_when_it_is_killed_and_both_drain(
     eventually(lambda: command.log.count("is ready on cpu") == 2)
     first = int(command.log.partition("metrics on port ")[2].split()[0])
     for port in (first, first + 1):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as answer:
             assert b"alexq_worker_info" in answer.read()
     files = settings.health_file.parent
     assert {file.name for file in files.glob("*.json")} == {f"{killed}.json", f"{kept}.json"}
@@ -110,7 +102,7 @@ def test_one_of_two_workers_is_restarted_when_it_is_killed_and_both_drain(
 
     producer.submit([encode(crop, "JPEG") for crop in photo_crops(50)], queue="vip")
     command.process.send_signal(signal.SIGTERM)
-    assert command.process.wait(90) == 0
+    assert command.process.wait(150) == 0
     assert command.log.count("stopped in good order") == 2
 
 
@@ -120,7 +112,7 @@ def test_a_worker_that_cannot_start_ends_the_command_with_its_reason(
     settings = settings.model_copy(update={"models_dir": tmp_path / "nothing"})
     argv = [sys.executable, "-m", "alexq", "worker", "--processes", "2", "--device", "cpu"]
     done = subprocess.run(
-        argv, env=environment(settings), capture_output=True, text=True, timeout=150, check=False
+        argv, env=environment(settings), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 3
     assert "did not start" in done.stderr

@@ -69,13 +69,13 @@ def test_a_worker_killed_while_followers_wait_loses_none(
     producer: Producer, start_worker: StartWorker, hold: Path
 ) -> None:
     image = encode(photo_crops(1)[0])
-    first = start_worker(program=HOLDS.format(hold=str(hold)))
+    first = start_worker(program=HOLDS.format(hold=str(hold)), unhealthy_after_s=600.0)
     hold.touch()
     submission = producer.submit([image] * 4)
     eventually(lambda: submission.counts().get(JobState.RUNNING) == 4, what="they are claimed")
 
     first.kill()
-    assert first.process.wait(20) == -signal.SIGKILL
+    assert first.process.wait(60) == -signal.SIGKILL
     hold.unlink()
     start_worker()
     jobs = submission.wait(timeout_s=150)
@@ -88,7 +88,7 @@ def test_cancelling_the_first_of_an_image_leaves_the_others_their_answer(
     producer: Producer, start_worker: StartWorker, hold: Path, database: Database
 ) -> None:
     image = encode(photo_crops(1)[0])
-    worker = start_worker(program=HOLDS.format(hold=str(hold)))
+    worker = start_worker(program=HOLDS.format(hold=str(hold)), unhealthy_after_s=600.0)
     hold.touch()
     submission = producer.submit([image] * 5)
     eventually(lambda: submission.counts().get(JobState.RUNNING) == 5, what="they are claimed")

@@ -44,7 +44,7 @@ def test_a_worker_ends_where_its_store_takes_nothing(
     settings = settings.model_copy(update={"images_url": occupied})
     worker = WorkerProcess(settings, tmp_path / "worker.log", sys.executable)
 
-    assert worker.process.wait(60) == 3
+    assert worker.process.wait(150) == 3
     said = (tmp_path / "worker.log").read_text()
     assert f"ALEXQ_IMAGES_URL={occupied}: the image store" in said
     assert "check its permissions" in said

@@ -148,8 +148,8 @@ class InOneProcess:
         eventually(lambda: self._redis.llen(queue_name(lane)), what="a message goes out")
         while (message := self._redis.rpop(queue_name(lane))) is not None:
             body = json.loads(base64.b64decode(json.loads(message)["body"]))
-            pipeline.submit(ClassifyJobs.parse(body[1]).job_ids, lane).result(30)
-        assert pipeline.stop(10)
+            pipeline.submit(ClassifyJobs.parse(body[1]).job_ids, lane).result(60)
+        assert pipeline.stop(60)
         assert broken == []
 
     def deliver(self) -> None:
@@ -221,7 +221,7 @@ def test_one_trace_from_the_client_to_the_webhook(
 def test_a_producer_begins_a_trace_too(here: InOneProcess, spans: Recording, producer: Producer) -> None:
     submission = producer.submit(PHOTOGRAPHS)
     here.work()
-    submission.wait(30)
+    submission.wait(60)
 
     found = spans.spans()
     jobs = [span for span in found if span.name == "classify job"]
@@ -294,12 +294,17 @@ class TestProcesses:
             stack.enter_context(delivering(settings, tmp_path / "webhooks.log"))
             webhook_id, _ = register(database, receiver.url())
             with Client(gateway.url) as client:
-                jobs: list[Job] = client.submit(PHOTOGRAPHS, webhook=webhook_id).wait(60)
+                jobs: list[Job] = client.submit(PHOTOGRAPHS, webhook=webhook_id).wait(150)
             assert {job.state for job in jobs} == {JobState.SUCCEEDED}
             receiver.wait_for(1)
-            eventually(lambda: collector.named("deliver webhook") and collector.named("batch"))
+            # Each process sends what it has when it has gathered for a while.
+            for name in ("POST /v1/submissions", "publish alexq.classify.bulk", "deliver webhook"):
+                eventually(lambda name=name: collector.named(name), what=f"{name} has come")
             eventually(lambda: len(collector.named("classify job")) == 3)
             assert worker.terminate() == 0
+            eventually(
+                lambda: len(collector.named("batch")) == len(worker.lines("batch")), what="all batches"
+            )
 
         submit = next(span for span in spans.spans() if span.name == "submit")
         ours = [span for span in collector.received if span.trace_id == submit.trace_id]
@@ -330,7 +335,7 @@ class TestProcesses:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
         worker = start_worker()
 
-        jobs = producer.submit(PHOTOGRAPHS).wait(60)
+        jobs = producer.submit(PHOTOGRAPHS).wait(150)
 
         assert {job.state for job in jobs} == {JobState.SUCCEEDED}
         assert worker.terminate() == 0

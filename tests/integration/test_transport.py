@@ -27,7 +27,7 @@ from alexq_schema.names import (
     Lane,
 )
 from alexq_worker import transport
-from tests.helpers.commands import is_worker_waiting
+from tests.helpers.commands import workers_waiting
 from tests.helpers.processes import WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
@@ -61,7 +61,7 @@ class Taker:
 
     def drain_until(self, is_done: Callable[[], bool]) -> None:
         """Let the event loop turn until something is so."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not is_done():
             assert time.monotonic() < until, "the broker gave nothing"
             with suppress(socket.timeout):
@@ -173,7 +173,7 @@ def test_a_waiting_consumer_is_woken_and_every_priority_is_served(
     sender: Celery, taker: Callable[[int], Taker], client: redis.Redis
 ) -> None:
     one = taker(10)
-    one.drain_until(lambda: is_worker_waiting(client))
+    one.drain_until(lambda: workers_waiting(client) == 1)
 
     for priority in (0, 3, 6, 9):
         sender.send_task(TASK_CLASSIFY_JOBS, kwargs={"job_ids": []}, queue=QUEUE_CLASSIFY, priority=priority)
@@ -211,8 +211,9 @@ def test_what_is_no_message_does_not_keep_others_from_coming_back(
 
 
 def test_a_broker_without_memory_still_gives_out_what_it_has(
-    sender: Celery, taker: Callable[[int], Taker], client: redis.Redis
+    sender: Celery, taker: Callable[[int], Taker], client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(transport, "FULL_PAUSE_S", 3_600.0)
     send(sender, 1, 1)
     one = taker(10)
     client.config_resetstat()
@@ -225,6 +226,7 @@ def test_a_broker_without_memory_still_gives_out_what_it_has(
         assert client.info("commandstats")["cmdstat_blmove"]["rejected_calls"] == 1
     finally:
         client.config_set("maxmemory", 0)
+    one.channel._asks_from = 0.0  # the pause is over
     send(sender, 1)
     assert len(one.take_once()) == 1
 

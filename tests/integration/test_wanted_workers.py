@@ -24,7 +24,8 @@ def look(database_url: str) -> Iterator[Look]:
     opened: list[Sources] = []
 
     def look(**scale: float) -> Live:
-        sources = Sources(Settings.load(database_url=database_url, broker_url="redis://nowhere", **scale))
+        known = {"database_url": database_url, "broker_url": "redis://nowhere", "silent_after_s": 600.0}
+        sources = Sources(Settings.load(**known, **scale))
         opened.append(sources)
         return asyncio.run(Overview(sources, History()).live())
 
@@ -36,15 +37,15 @@ def look(database_url: str) -> Iterator[Look]:
 def test_what_waits_and_what_workers_did_meanwhile_say_how_many_are_wanted(
     look: Look, database: Database
 ) -> None:
-    """Two workers did 100 jobs in the 10 s for which the oldest has waited: 5 jobs/s each."""
+    """Two workers did 100 jobs in the last minute, as the oldest waited for longer: 5 jobs in 6 s each."""
     system = System(database)
     waiting = system.queue(900)
-    system.change(waiting[:1], published_at=db_now(-10.0))
+    system.change(waiting[:1], published_at=db_now(-600.0))
     for worker in (system.worker, system.other):
-        system.start_earlier(worker, 60.0)
+        system.start_earlier(worker, 6_000.0)
         system.commit([success(claim) for claim in system.claim(system.queue(50), worker)], worker)
 
-    live = look(scale_drain_s=50.0)
+    live = look(scale_drain_s=300.0)
 
     assert (live.queues[""].finished, live.queues[""].held.workers) == (100, 0)
     assert live.queues[""].wanted_workers == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from sqlalchemy import func, select
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from alexq.stack.environment import environment, free_port
+from alexq.stack.environment import environment
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.deliveries import WebhookDelivery
 from alexq_schema.db.session import Database
@@ -26,6 +27,7 @@ from tests.helpers import nursery
 from tests.helpers.eventually import eventually
 from tests.helpers.gateway import JPEG, GatewayProcess, make_key, running_gateway
 from tests.helpers.photos import encode, photo_crops
+from tests.helpers.ports import free_port
 from tests.helpers.system import System, success
 from tests.helpers.webhooks import Received, Receiver, delivering
 
@@ -154,10 +156,18 @@ def test_a_submission_is_told_once_with_its_counts(
     }
 
 
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_the_recipes_receiver_understands_it(
     http: httpx2.Client, system: System, settings: Settings, tmp_path: Path
 ) -> None:
-    port = free_port("127.0.0.1")
+    port = free_port()
     [program] = re.findall(r"```python\n(.*?)```", RECIPE.read_text(), re.DOTALL)
     webhook_id, secret = register(http, f"http://127.0.0.1:{port}/")
     receiver = subprocess.Popen(
@@ -168,6 +178,7 @@ def test_the_recipes_receiver_understands_it(
         text=True,
     )
     try:
+        eventually(lambda: is_listening(port), 150, what="the recipe's program listens")
         with delivering(settings, tmp_path / "webhooks.log"):
             job_id = submit_one(http, webhook_id)
             finish(system, job_id)
@@ -408,6 +419,6 @@ def test_it_ends_with_3_where_a_service_is_away(settings: Settings, tmp_path: Pa
     settings = settings.model_copy(update={missing: away})
     process = nursery.start(["-m", "alexq_producer.webhooks"], log=log, env=environment(settings))
 
-    assert process.wait(60) == 3
+    assert process.wait(200) == 3
     assert f"error [{missing.removesuffix('_url')}_unavailable]" in log.read_text()
     assert "Traceback" not in log.read_text()

@@ -56,7 +56,8 @@ def test_a_single_image_costs_a_fraction_of_a_command(
     )
     sent = 100 + sum(seen.name == "LPUSH" for seen in by_clients)  # the sweeper's, where all is slow
     assert recorded == {"HSET": sent, "ZADD": sent}, "all were taken, and recorded"
-    writes = Counter(seen.name for seen in by_clients)
+    # Not that the worker lives, which it says the more often the longer all of this takes.
+    writes = Counter(seen.name for seen in by_clients if "worker.heartbeat" not in seen.arguments)
     cost = sum(writes[name] for name in ("EVAL", "HSET", "ZADD", "ZREM", "HDEL", "MULTI", "EXEC", "PUBLISH"))
     assert cost <= OWN_COMMANDS_PER_100, writes
 
@@ -83,11 +84,11 @@ def test_who_watches_sees_each_step_of_every_task(
             return [[event["type"] for event in seen if event.get("uuid") == task] for task in tasks]
 
         with Celery(broker=broker_url, backend=broker_url, set_as_current=False) as answered:
-            assert [answered.AsyncResult(task).get(timeout=150)["state"] for task in tasks] == [
+            assert [answered.AsyncResult(task).get(timeout=300)["state"] for task in tasks] == [
                 "succeeded"
             ] * 3
         assert worker.terminate() == 0
 
         eventually(lambda: steps() == [["task-received", "task-started", "task-succeeded"]] * 3)
         receiver.should_stop = True
-        watcher.join(10)
+        watcher.join(60)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -165,13 +166,14 @@ def test_an_image_submitted_again_while_it_is_being_deleted_stays(store: FileIma
     assert [file.name for file in files(store)] == [key]
 
 
-_watchers: list[Counter[str]] = []
+_watchers: list[tuple[int, Counter[str]]] = []
 
 
 def _tell_watchers(event: str, _: object) -> None:
     if event == "open" or event.startswith("os."):
-        for seen in _watchers:
-            seen[event] += 1
+        for thread, seen in _watchers:
+            if thread == threading.get_ident():
+                seen[event] += 1
 
 
 sys.addaudithook(_tell_watchers)  # for good: there is no way to take it back
@@ -179,13 +181,14 @@ sys.addaudithook(_tell_watchers)  # for good: there is no way to take it back
 
 @contextmanager
 def calls() -> Iterator[Counter[str]]:
-    """Count what Python asks of the file system meanwhile, by the name of the audit event."""
+    """Count what this thread asks of the file system meanwhile, by the name of the audit event."""
     seen: Counter[str] = Counter()
-    _watchers.append(seen)
+    watcher = threading.get_ident(), seen
+    _watchers.append(watcher)
     try:
         yield seen
     finally:
-        _watchers.remove(seen)
+        _watchers.remove(watcher)
 
 
 def test_an_image_costs_the_file_system_the_same_few_calls_however_many_there_are(

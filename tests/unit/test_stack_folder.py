@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from alexq.stack.environment import environment, free_port
 from alexq.stack.folder import FolderLock, make_data_folder
 from alexq_schema.errors import StackError, StackRunningError
 from alexq_schema.settings import Settings
+from tests.helpers import ports
 
 
 class Usage(NamedTuple):
@@ -52,12 +54,8 @@ def test_the_lock_is_held_once_and_names_its_holder(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_replaced_by_a_free_one() -> None:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        taken = listener.getsockname()[1]
+    taken = ports.free_port()
+    with socket.create_server(("127.0.0.1", taken)):
         assert free_port("127.0.0.1", taken) not in (0, taken)
     assert free_port("127.0.0.1", taken) == taken
 

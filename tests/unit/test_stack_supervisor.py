@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -19,19 +20,25 @@ from alexq.stack.supervisor import Child, Supervisor, restart_delay_s
 from alexq_schema.errors import StackError
 from tests.helpers.eventually import eventually
 
-SLEEPER = "import time; time.sleep(60)"
+SLEEPER = "import time; time.sleep(600)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)"
 
 POLITE = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("bye")))
 print("up")
-time.sleep(60)
+time.sleep(600)
 """
+WAITS = """
+import os, time
+while not os.path.exists({go_on!r}):
+    time.sleep(0.01)
+"""
+"""Begins a child that ends by itself: one that has ended before it is looked at did not start."""
 PARENT = f"""
 import subprocess, sys, time
 print("pid", subprocess.Popen([sys.executable, "-c", {SLEEPER!r}]).pid)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -46,7 +53,7 @@ class Clock:
 
 
 def child(code: str, *, name: str = "child", **options: object) -> Child:
-    settings: dict[str, object] = {"is_ready": lambda _pid: True, "grace_s": 10.0} | options
+    settings: dict[str, object] = {"is_ready": lambda _pid: True, "grace_s": 60.0} | options
     argv = [sys.executable, "-u", "-c", code]
     return Child(name=name, argv=argv, env=dict(os.environ), **settings)  # type: ignore[arg-type]
 
@@ -181,9 +188,13 @@ def test_a_program_that_is_not_there_is_an_error(supervisor: Supervisor, written
     assert "/no/such/program" in written.getvalue()
 
 
-def test_every_line_carries_the_name_of_its_child(supervisor: Supervisor, written: io.StringIO) -> None:
-    supervisor.start(child("print('one'); print('two', end='')", name="first"))
-    supervisor.start(child("import sys; print('three', file=sys.stderr)", name="second"))
+def test_every_line_carries_the_name_of_its_child(
+    supervisor: Supervisor, written: io.StringIO, tmp_path: Path
+) -> None:
+    waits = WAITS.format(go_on=str(tmp_path / "go on"))
+    supervisor.start(child(waits + "print('one'); print('two', end='')", name="first"))
+    supervisor.start(child(waits + "import sys; print('three', file=sys.stderr)", name="second"))
+    (tmp_path / "go on").touch()
     expected = ["first    │ one", "first    │ two", "second   │ three"]
     eventually(lambda: set(expected) <= set(written.getvalue().splitlines()))
 
@@ -191,7 +202,7 @@ def test_every_line_carries_the_name_of_its_child(supervisor: Supervisor, writte
 def test_a_child_cannot_send_control_sequences_to_the_terminal(
     supervisor: Supervisor, written: io.StringIO
 ) -> None:
-    supervisor.start(child(r"print('a\x1b[2Jb\x07c[bold]d')"))
+    supervisor.start(child(r"print('a\x1b[2Jb\x07c[bold]d')" + f"; {SLEEPER}"))
     eventually(lambda: "child    │ abc[bold]d\n" in written.getvalue())
 
 
@@ -245,7 +256,7 @@ def end(*_):
     sys.exit(5)
 signal.signal(signal.SIGTERM, end)
 print("waits")
-time.sleep(60)
+time.sleep(600)
 """
     supervisor.start(child(waits, name="last"))
     eventually(lambda: "waits" in written.getvalue())
@@ -310,13 +321,13 @@ def test_a_command_run_to_its_end_gives_its_output_and_logs_its_errors(
     supervisor: Supervisor, written: io.StringIO
 ) -> None:
     code = "import sys; print('data'); print('note', file=sys.stderr)"
-    assert supervisor.run_to_end("task", [sys.executable, "-c", code], os.environ, 30) == "data\n"
+    assert supervisor.run_to_end("task", [sys.executable, "-c", code], os.environ, 200) == "data\n"
     assert written.getvalue() == "task     │ note\n"
 
 
 def test_a_command_that_fails_is_an_error(supervisor: Supervisor) -> None:
     with pytest.raises(StackError, match="task ended with exit code 3"):
-        supervisor.run_to_end("task", [sys.executable, "-c", "raise SystemExit(3)"], os.environ, 30)
+        supervisor.run_to_end("task", [sys.executable, "-c", "raise SystemExit(3)"], os.environ, 200)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
@@ -329,7 +340,7 @@ from alexq.stack.supervisor import Child, Supervisor
 supervisor = Supervisor(Log())
 supervisor.start(Child("deaf", [sys.executable, "-u", "-c", {DEAF!r}], os.environ, is_ready=lambda pid: True))
 print(supervisor.pid("deaf"), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
     argv = [sys.executable, "-c", program]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as owner:
@@ -338,8 +349,8 @@ time.sleep(60)
         pid = int(owner.stdout.readline())
         assert "deaf" in owner.stderr.readline()
         owner.send_signal(number)
-        owner.wait(10)
-    eventually(lambda: is_gone(pid), timeout_s=10)
+        owner.wait(60)
+    eventually(lambda: is_gone(pid), timeout_s=60)
 
 
 def test_a_stop_may_be_asked_for_from_a_signal_handler(supervisor: Supervisor) -> None:

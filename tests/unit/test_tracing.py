@@ -51,7 +51,7 @@ def begun(blocked: str = "nothing", **variables: str) -> tuple[list[str], str]:
     program = BEGIN.format(blocked=blocked)
     env = {**environment(Settings.load()), **variables}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False, timeout=200
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines(), done.stderr

@@ -15,11 +15,11 @@ def test_what_waits_is_handled_together_and_in_order() -> None:
     def handle(items: Sequence[int]) -> None:
         handled.append(list(items))
         begun.set()
-        may_go_on.wait(10)
+        may_go_on.wait(60)
 
     trailing = Trailing(handle, max_items=3)
     assert trailing.put([1])
-    assert begun.wait(10)
+    assert begun.wait(60)
     assert trailing.put([2])
     assert trailing.put([3, 4])
     assert not trailing.put([5])  # three wait already

@@ -13,7 +13,6 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 from torch import cuda, device
 
-from alexq.stack.environment import free_port
 from alexq_schema.errors import ImageCorruptError, SettingsError
 from alexq_schema.job import JobState, ModelRef
 from alexq_schema.names import Lane
@@ -23,6 +22,7 @@ from alexq_worker.inference.devices import memory
 from alexq_worker.metrics import Metrics
 from alexq_worker.pipeline.commit import BatchReport, CommitReport, JobReport
 from tests.helpers.metrics import documented, exposed
+from tests.helpers.ports import free_port
 
 WRITER = PredictionWriter(["tabby"])
 
@@ -199,13 +199,13 @@ def test_the_document_describes_each_metric_and_no_other() -> None:
 
 @pytest.fixture
 def listening() -> SimpleNamespace:
-    metrics, port = Metrics(), free_port("127.0.0.1")
+    metrics, port = Metrics(), free_port()
     metrics.listen("127.0.0.1", port)
     return SimpleNamespace(metrics=metrics, port=port)
 
 
 def test_a_scrape_is_answered(listening: SimpleNamespace) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{listening.port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{listening.port}/metrics", timeout=120) as answer:
         names = {family.name for family in text_string_to_metric_families(answer.read().decode())}
     assert {"alexq_worker_jobs", "alexq_worker_decode_seconds", "process_resident_memory_bytes"} <= names
 
@@ -214,7 +214,7 @@ def test_a_taken_port_is_said_with_what_to_set(listening: SimpleNamespace) -> No
     with pytest.raises(SettingsError, match=rf"127\.0\.0\.1:{listening.port}.*ALEXQ_METRICS_PORT"):
         Metrics().listen("127.0.0.1", listening.port)
     with pytest.raises(SettingsError, match=r"192\.0\.2\.1"):
-        Metrics().listen("192.0.2.1", free_port("127.0.0.1"))
+        Metrics().listen("192.0.2.1", free_port())
 
 
 def test_nothing_listens_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ def test_a_download_cut_short_is_refused(mirror, own, tiny_state):
 
 
 def test_a_server_that_falls_silent_in_the_middle_does_not_hold_a_pull(mirror, own, tiny_state, monkeypatch):
-    monkeypatch.setattr(download, "SILENCE_S", 0.3)
+    monkeypatch.setattr(download, "SILENCE_S", 2.0)
     url = mirror.serve(tiny_state(1000))
     path = url.removeprefix(mirror.url)
     mirror.promised[path] = len(mirror.files[path]) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -26,8 +27,9 @@ from alexq_schema.errors import EngineError, FailedError, ImageLostError, Worker
 from alexq_schema.images import FileImageStore
 from alexq_schema.models import ModelStore
 from alexq_schema.work import Claim, Crashed, Errored, Failed, Outcome, PredictionWriter, Succeeded
-from alexq_worker.isolation.messages import Job, Setup
+from alexq_worker.isolation.messages import Job, Ready, Setup
 from alexq_worker.isolation.parent import IsolatedEngine
+from alexq_worker.isolation.process import ChildProcess
 from tests.helpers.eventually import eventually
 from tests.helpers.models import BASE
 from tests.helpers.photos import encode, hostile_images, photo_crops
@@ -108,11 +110,24 @@ def photograph() -> bytes:
 
 def children(of: int | None = None) -> list[psutil.Process]:
     """Return this process's quick children, living or not reaped."""
-    return [
-        process
-        for process in psutil.Process(of).children()
-        if process.status() == psutil.STATUS_ZOMBIE or POISONED[1] in process.cmdline()
-    ]
+    return [process for process in psutil.Process(of).children() if is_quick(process)]
+
+
+def is_quick(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE or POISONED[1] in process.cmdline()
+    except psutil.ZombieProcess:  # since it was asked
+        return True
+    except psutil.NoSuchProcess:  # reaped meanwhile
+        return False
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Return whether it has ended, reaped or not."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def only_child(of: int | None = None) -> psutil.Process:
@@ -223,6 +238,19 @@ def test_a_job_that_hangs_is_ended_at_its_time_limit(
     assert outcome.detail == "took longer than 3 s; the process was ended"
     assert time.monotonic() - started >= 3.0
     assert not children()
+
+
+def test_an_answer_that_is_there_counts_however_late_it_is_looked_at() -> None:
+    """The worker itself may be stopped for a while, as a whole."""
+    says = f"import sys, time; print({Ready().to_line().decode()!r}, flush=True); time.sleep(600)"
+    times = itertools.count(step=1_000)
+    child = ChildProcess((sys.executable, "-c", says, POISONED[1]), lambda: float(next(times)))
+    try:
+        eventually(lambda: not child.is_quiet(), what="it has answered")
+        assert isinstance(child.hear(1.0), Ready)
+    finally:
+        child.end()
+        child.close()
 
 
 def test_a_job_may_not_use_more_cpu_time_than_it_is_given(
@@ -374,8 +402,8 @@ def test_a_child_dies_with_its_worker(
         eventually(hanging.exists)
     finally:
         process.kill()
-        process.wait(10)
-    eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        process.wait(60)
+    eventually(lambda: is_gone(child))
 
 
 def test_signals_meant_for_the_worker_leave_the_child_alone(
@@ -436,7 +464,7 @@ def test_a_child_that_dies_before_it_has_read_its_job_costs_nobody(
     requests = engine._child._stdin.fileno()
     eventually(lambda: unread_bytes(requests) > 0, what="the job lies in the pipe")
     child.kill()
-    asking.join(30)
+    asking.join(60)
 
     assert [type(outcome) for outcome in outcomes] == [Succeeded]
 

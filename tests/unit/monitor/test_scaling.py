@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from alexq_monitor.scaling import Autoscaler, Decision, Load, Policy, decide, needed
@@ -47,7 +47,6 @@ policies = st.builds(
 histories = st.lists(st.builds(Decision, at_s=st.floats(0, 1_000), needed=workers, wanted=workers))
 
 
-@settings(deadline=None)
 @given(policies, loads, histories)
 def test_the_number_is_within_its_limits_and_not_below_those_who_work(
     policy: Policy, load: Load, recent: list[Decision]
@@ -57,7 +56,6 @@ def test_the_number_is_within_its_limits_and_not_below_those_who_work(
     assert wanted >= min(load.busy, load.alive, policy.max_workers)
 
 
-@settings(deadline=None)
 @given(policies, loads, histories, st.sampled_from(Lane), jobs)
 def test_more_that_waits_never_wants_fewer(
     policy: Policy, load: Load, recent: list[Decision], lane: Lane, more: int
@@ -66,7 +64,6 @@ def test_more_that_waits_never_wants_fewer(
     assert decide(policy, longer, recent, 1_000.0).wanted >= decide(policy, load, recent, 1_000.0).wanted
 
 
-@settings(deadline=None)
 @given(policies, loads)
 def test_what_waits_is_worked_off_in_the_wanted_time_once_the_workers_are_there(
     policy: Policy, load: Load
@@ -128,7 +125,6 @@ def followed(arrivals: list[int], startup_s: int) -> Outcome:
     return simulate(arrivals, Ours(startup_s, RATE), startup_s)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 15 * RATE), st.sampled_from([1, 30, 120]))
 def test_under_constant_load_the_number_settles(per_s: int, startup_s: int) -> None:
     outcome = followed([per_s] * 3_600, startup_s)
@@ -137,7 +133,6 @@ def test_under_constant_load_the_number_settles(per_s: int, startup_s: int) -> N
     assert per_s / RATE <= settled[0] <= per_s / RATE + 2
 
 
-@settings(deadline=None)
 @given(st.integers(1, 100_000), st.sampled_from([1, 30, 120]))
 def test_a_burst_is_worked_off_in_time_and_then_nobody_is_left(images: int, startup_s: int) -> None:
     outcome = followed([images] + [0] * 900, startup_s)

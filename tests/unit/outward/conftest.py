@@ -30,6 +30,6 @@ def inside() -> Iterator[Inside]:
 @pytest.fixture(scope="module")
 def outward() -> Iterator[Outward]:
     """May go to any public host."""
-    outward = Outward(hosts=None, timeout_s=5)
+    outward = Outward(hosts=None, timeout_s=60)
     yield outward
     outward.close()

@@ -18,7 +18,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     rig.decoder.may_go.set()
     rig.engine.may_go.set()
     rig.may_load.set()
-    assert rig.pipeline.stop(10)
+    assert rig.pipeline.stop(60)
     assert rig.fatal == []
     assert rig.pipeline._flow.in_flight == 0
     assert rig.pipeline._flow.sharing._leaders == {}

@@ -88,7 +88,7 @@ def test_a_full_batch_makes_decoders_wait_for_the_device() -> None:
     assert waits.is_alive()
 
     first = full.seal()
-    waits.join(5)
+    waits.join(60)
 
     assert not waits.is_alive()
     assert first is not None
@@ -103,20 +103,20 @@ def test_a_sealed_batch_waits_for_the_copy_in_progress() -> None:
     class Slow(Grey):
         def write_to(self, out: Pixels) -> None:
             is_writing.set()
-            assert may_write.wait(5)
+            assert may_write.wait(60)
             super().write_to(out)
 
     writer = threading.Thread(target=slow.add, args=(9, Slow(9)))
     writer.start()
-    assert is_writing.wait(5)
+    assert is_writing.wait(60)
     sealed: list[Pixels] = []
     sealer = threading.Thread(target=lambda: sealed.append(slow.seal().pixels.copy()))  # type: ignore[union-attr]
     sealer.start()
     sealer.join(0.05)
     assert sealer.is_alive()
     may_write.set()
-    sealer.join(5)
-    writer.join(5)
+    sealer.join(60)
+    writer.join(60)
 
     assert (sealed[0] == 9).all()
 
@@ -155,7 +155,7 @@ def test_every_picture_goes_through_once_whatever_the_timing(decoders: int) -> N
         seen += batch.items
         shared.recycle(batch)
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
 
     assert sorted(seen) == list(range(decoders * per_decoder))
 

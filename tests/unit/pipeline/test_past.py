@@ -9,7 +9,7 @@ import pytest
 from alexq_schema.work import Predictions, Reused, Succeeded
 from tests.helpers.eventually import eventually
 from tests.unit.pipeline.test_pipeline import GreyEngine, Rig
-from tests.unit.pipeline.test_sharing import held, occupied, shared
+from tests.unit.pipeline.test_sharing import claimed, held, occupied, shared
 
 PAST = Predictions("grey of the past", 0.5, "[]")
 KEY = "7#same"
@@ -28,7 +28,7 @@ def kinds(rig: Rig, job_ids: list[UUID]) -> set[type]:
 def test_a_job_that_does_not_ask_is_not_looked_up_and_computed(rig: Rig) -> None:
     rig.table.past[KEY, 1] = PAST
     plain = rig.table.queue_same(3)
-    rig.submit(plain).result(10)
+    rig.submit(plain).result(60)
 
     assert "find_past" not in rig.table.calls
     assert kinds(rig, plain) == {Succeeded}
@@ -38,7 +38,7 @@ def test_those_that_ask_are_looked_up_together_and_answered_without_a_decode(rig
     rig.table.past[KEY, 1] = PAST
     rig.decoder.may_go.clear()  # a decode would show
     job_ids = reusing(rig, 20)
-    summary = rig.submit(job_ids).result(10)
+    summary = rig.submit(job_ids).result(60)
 
     assert summary.succeeded == 20
     assert rig.table.calls.count("find_past") == 1
@@ -51,8 +51,8 @@ def test_one_that_is_not_known_goes_through_the_model_as_any_other(rig: Rig) -> 
     job_ids = [*reusing(rig, 3), *rig.table.queue_same(2)]
     future = held(rig, job_ids)
     rig.engine.may_go.set()
-    first.result(10)
-    future.result(10)
+    first.result(60)
+    future.result(60)
 
     assert kinds(rig, job_ids) == {Succeeded}
     assert rig.engine.sizes == [1, 1]
@@ -64,7 +64,7 @@ def test_another_version_is_asked_for_after_a_switch(rig: Rig) -> None:
     rig.table.past[KEY, 1] = PAST
     rig.residents.switch(rig.resident(2, GreyEngine()))
     job_ids = reusing(rig, 2)
-    rig.submit(job_ids).result(10)
+    rig.submit(job_ids).result(60)
 
     assert kinds(rig, job_ids) == {Succeeded}
 
@@ -72,7 +72,7 @@ def test_another_version_is_asked_for_after_a_switch(rig: Rig) -> None:
 def test_pinned_jobs_are_answered_by_the_past_of_their_version(rig: Rig) -> None:
     rig.table.past[KEY, 2] = PAST
     pinned, active = reusing(rig, 3, pinned="grey/2"), reusing(rig, 2)
-    rig.submit([*pinned, *active]).result(10)
+    rig.submit([*pinned, *active]).result(60)
 
     assert (kinds(rig, pinned), kinds(rig, active)) == ({Reused}, {Succeeded})
     outcomes = [rig.table.outcomes[job_id] for job_id in pinned]
@@ -87,7 +87,7 @@ def test_what_the_past_says_to_one_is_not_told_to_those_who_do_not_ask(rig: Rig,
     """Whose past it was is known of the asking job alone."""
     rig.table.past = {(KEY, 1): PAST, (KEY, 2): PAST}
     asking, plain = reusing(rig, 1, pinned=pinned), rig.table.queue_same(2, pinned=pinned)
-    rig.submit([*asking, *plain]).result(10)
+    rig.submit([*asking, *plain]).result(60)
 
     assert (kinds(rig, asking), kinds(rig, plain)) == ({Reused}, {Succeeded})
 
@@ -96,7 +96,7 @@ def test_a_suspect_is_answered_too_and_comes_near_no_process(rig: Rig) -> None:
     rig.table.past[KEY, 1] = PAST
     [job_id] = reusing(rig, 1)
     rig.table.crashes[job_id] = 2
-    rig.submit([job_id]).result(10)
+    rig.submit([job_id]).result(60)
 
     assert kinds(rig, [job_id]) == {Reused}
     assert rig.isolation.ran == []
@@ -116,7 +116,7 @@ def test_an_outage_while_it_is_looked_up_is_waited_out(rig: Rig, monkeypatch: py
 
     monkeypatch.setattr(rig.table, "find_past", is_away)
     job_ids = reusing(rig, 2)
-    rig.submit(job_ids).result(10)
+    rig.submit(job_ids).result(60)
 
     assert len(asked) == 3
     assert kinds(rig, job_ids) == {Reused}
@@ -130,8 +130,8 @@ def test_draining_while_the_database_is_away_gives_them_back(rig: Rig) -> None:
 
     rig.table.find_past = is_away  # type: ignore[method-assign]
     job_ids = reusing(rig, 2)
-    future = held(rig, job_ids)
-    assert rig.pipeline.stop(10)
+    future = claimed(rig, job_ids)
+    assert rig.pipeline.stop(60)
 
-    assert future.result(10).given_back == 2
+    assert future.result(60).given_back == 2
     assert sorted(rig.table.released) == sorted(job_ids)

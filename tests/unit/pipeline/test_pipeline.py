@@ -166,9 +166,11 @@ class GreyDecoder:
     def __init__(self) -> None:
         self.may_go = threading.Event()
         self.may_go.set()
+        self.begun: list[bytes] = []
 
     def decode(self, data: bytes, crops: int = 1) -> Grey | GreyTen:
-        assert self.may_go.wait(10)
+        self.begun.append(data)
+        assert self.may_go.wait(120)
         if data == b"corrupt":
             raise ImageCorruptError("broken")
         if data == b"bug":
@@ -244,7 +246,7 @@ class GreyEngine:
     def _classify(self, images: Pixels) -> Top:
         self.sizes.append(len(images))
         values = images[:, :1, 0, 0].astype(np.int64)
-        assert self.may_go.wait(10)
+        assert self.may_go.wait(120)
         if len(images) > self.memory:
             raise DeviceMemoryError("out of memory")
         if self.fails or self.cannot in values:
@@ -316,7 +318,7 @@ class Rig:
 
     def load(self, ref: str) -> Resident:
         self.loading.append(ref)
-        assert self.may_load.wait(10)
+        assert self.may_load.wait(120)
         if ref in self.wrong:
             raise self.wrong[ref]
         self.loaded.append(GreyEngine())
@@ -333,7 +335,7 @@ class Rig:
 def test_each_job_gets_the_answer_to_its_own_image(rig: Rig) -> None:
     wanted = {job_id: value for value in range(100) for job_id in rig.table.queue(1, str(value))}
 
-    rig.submit(list(wanted)).result(10)
+    rig.submit(list(wanted)).result(60)
 
     got = {
         job_id: int(outcome.predictions.label.removeprefix("grey "))
@@ -344,7 +346,7 @@ def test_each_job_gets_the_answer_to_its_own_image(rig: Rig) -> None:
 
 
 def test_a_lone_image_goes_straight_through(rig: Rig) -> None:
-    rig.submit(rig.table.queue(1)).result(10)
+    rig.submit(rig.table.queue(1)).result(60)
 
     assert rig.engine.sizes == [1]
 
@@ -358,13 +360,13 @@ def test_batches_fill_while_the_device_is_busy(rig: Rig) -> None:
 
     rig.engine.may_go.set()
     for future in [first, *rest]:
-        future.result(10)
+        future.result(60)
 
     assert rig.engine.sizes == [1, MAX_BATCH]
 
 
 def test_what_is_cheap_per_batch_is_not_done_per_image(rig: Rig) -> None:
-    rig.submit(rig.table.queue(64)).result(10)
+    rig.submit(rig.table.queue(64)).result(60)
 
     assert rig.table.calls.count("claim") == 1
     assert rig.table.calls.count("commit") <= len(rig.engine.sizes)
@@ -382,7 +384,7 @@ def test_one_bad_image_costs_one_job(rig: Rig, image: str, kind: type, code: str
     good = rig.table.queue(20)
     [bad] = rig.table.queue(1, image)
 
-    summary = rig.submit([*good[:10], bad, *good[10:]]).result(10)
+    summary = rig.submit([*good[:10], bad, *good[10:]]).result(60)
 
     assert summary.claimed == 21
     outcome = rig.table.outcomes[bad]
@@ -403,8 +405,8 @@ def test_a_batch_that_the_model_fails_on_is_bisected_until_the_culprit_is_alone(
     batch = rig.submit([*good[:3], culprit, *good[3:]])
     eventually(lambda: rig.waiting() == MAX_BATCH)
     rig.engine.may_go.set()
-    first.result(10)
-    batch.result(10)
+    first.result(60)
+    batch.result(60)
 
     outcome = rig.table.outcomes[culprit]
     assert isinstance(outcome, Errored)
@@ -435,7 +437,7 @@ def test_a_suspect_runs_alone_and_its_batch_mates_do_not_wait(rig: Rig) -> None:
 
     eventually(lambda: all(job_id in rig.table.outcomes for job_id in good))
     rig.isolation.may_go.set()
-    future.result(10)
+    future.result(60)
 
     assert isinstance(rig.table.outcomes[suspect], Succeeded)
     assert rig.table.outcomes[poison] == Crashed(rig.isolation.ran[1], "SIGSEGV")
@@ -449,15 +451,15 @@ def test_stopping_ends_the_child_and_gives_suspects_back_untouched(rig: Rig) -> 
     future = rig.submit(suspects)
     eventually(lambda: rig.isolation.ran)
 
-    assert rig.pipeline.stop(10)
+    assert rig.pipeline.stop(60)
 
-    assert future.result(10).given_back == 3
+    assert future.result(60).given_back == 3
     assert sorted(rig.table.released) == sorted(suspects)
     assert rig.table.outcomes == {}
 
 
 def test_ids_that_are_not_to_be_done_are_answered_at_once(rig: Rig) -> None:
-    assert rig.submit([new_id(), new_id()]).result(10).claimed == 0
+    assert rig.submit([new_id(), new_id()]).result(60).claimed == 0
     assert rig.engine.sizes == []
 
 
@@ -466,7 +468,7 @@ def test_a_message_delivered_twice_is_done_once(rig: Rig) -> None:
 
     futures = [rig.submit(job_ids) for _ in range(3)]
 
-    assert sum(future.result(10).claimed for future in futures) == 10
+    assert sum(future.result(60).claimed for future in futures) == 10
     assert len(rig.table.outcomes) == 10
 
 
@@ -476,9 +478,9 @@ def test_a_full_pipeline_asks_for_no_more_until_there_is_room(rig: Rig) -> None:
     assert not rig.pipeline.room(Lane.BULK)
 
     rig.engine.may_go.set()
-    future.result(10)
+    future.result(60)
 
-    assert rig.room.wait(10)
+    assert rig.room.wait(60)
     assert rig.pipeline.room(Lane.BULK)
 
 
@@ -491,7 +493,7 @@ def test_an_outage_of_the_database_loses_nothing(rig: Rig, monkeypatch: pytest.M
     rig.table.outages = 3
     rig.engine.may_go.set()
 
-    assert future.result(10).claimed == 5
+    assert future.result(60).claimed == 5
     assert len(rig.table.outcomes) == 5
 
 
@@ -515,7 +517,7 @@ def test_a_claim_whose_answer_got_lost_is_made_again(rig: Rig, monkeypatch: pyte
     eventually(lambda: len(asked) == 2)
     rig.engine.may_go.set()
 
-    assert (again.result(10).claimed, running.result(10).claimed) == (2, 1)
+    assert (again.result(60).claimed, running.result(60).claimed) == (2, 1)
     assert asked == [first, first]  # never for a job that it holds
 
 
@@ -527,17 +529,18 @@ def test_stopping_finishes_what_is_decoded_and_gives_back_the_rest(rig: Rig) -> 
     rig.decoder.may_go.clear()
     waiting_ids = rig.table.queue(20)
     waiting = rig.submit(waiting_ids)
-    eventually(lambda: rig.pipeline._items.qsize() == 18)  # two are being decoded
+    eventually(lambda: len(rig.decoder.begun) == 3, what="two are being decoded")
+    eventually(lambda: rig.pipeline._items.qsize() == 18, what="the others wait for a decoder")
 
     rig.pipeline.drain()
     rig.decoder.may_go.set()
     rig.engine.may_go.set()
 
-    assert running.result(10).given_back == 0
-    summary = waiting.result(10)
+    assert running.result(60).given_back == 0
+    summary = waiting.result(60)
     assert summary.given_back == 18
     assert sorted(rig.table.released) == sorted(set(waiting_ids) - set(rig.table.outcomes))
-    assert rig.submit(rig.table.queue(2)).result(10).given_back == 2
+    assert rig.submit(rig.table.queue(2)).result(60).given_back == 2
 
 
 def test_start_and_stop_may_be_called_twice() -> None:
@@ -546,8 +549,8 @@ def test_start_and_stop_may_be_called_twice() -> None:
     rig = Rig()
     rig.pipeline.start()
     rig.pipeline.start()
-    assert rig.pipeline.stop(10)
-    assert rig.pipeline.stop(10)
+    assert rig.pipeline.stop(60)
+    assert rig.pipeline.stop(60)
 
 
 def test_a_stage_that_breaks_ends_the_process() -> None:
@@ -570,7 +573,7 @@ def test_a_stall_is_time_without_progress_while_there_is_work(rig: Rig) -> None:
     assert not rig.pipeline.is_idle
 
     rig.engine.may_go.set()
-    future.result(10)
+    future.result(60)
     assert eventually(lambda: rig.pipeline.stalled()[0] == 0)
     assert rig.pipeline.is_idle
 
@@ -579,15 +582,15 @@ def test_one_hung_decoder_is_a_stall_though_the_others_get_on(rig: Rig) -> None:
     rig.decoder.may_go.clear()
     [stuck] = rig.table.queue(1, "1")
     waiting = rig.submit([stuck])
-    eventually(lambda: rig.pipeline.stalled()[1].startswith("decoding image 1"))
+    eventually(lambda: rig.decoder.begun == [b"1"], what="the decoder has it")
     rig.decoder.decode = lambda data: Grey(int(data))  # type: ignore[method-assign]
     for _ in range(3):
-        rig.submit(rig.table.queue(2)).result(10)
+        rig.submit(rig.table.queue(2)).result(60)
 
     assert f"of job {stuck}" in rig.pipeline.stalled()[1]
 
     rig.decoder.may_go.set()
-    waiting.result(10)
+    waiting.result(60)
 
 
 def test_an_outage_is_no_stall_but_a_full_disk_is(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -614,30 +617,40 @@ def test_an_outage_is_no_stall_but_a_full_disk_is(rig: Rig, monkeypatch: pytest.
         future = rig.submit(rig.table.queue(2))
         eventually(lambda calls=calls: len(calls) > 20)
 
-        seconds, what = rig.pipeline.stalled()
-        assert (seconds > 0.1) is is_stall
-        assert ("no space" in what) is is_stall
+        # A thread may be kept from the processor between two of its steps; that lasts no longer.
+        eventually(lambda is_stall=is_stall: (rig.pipeline.stalled()[0] > 0.1) is is_stall)
+        eventually(lambda is_stall=is_stall: ("no space" in rig.pipeline.stalled()[1]) is is_stall)
         is_down.clear()
-        future.result(10)
+        future.result(60)
         rig.table.commit = commit  # type: ignore[method-assign]
 
 
+def hold_decoders(rig: Rig) -> threading.Semaphore:
+    """Let decoders end as many images as are released."""
+    may_end = threading.Semaphore(0)
+
+    def decode(data: bytes) -> Grey:
+        rig.decoder.begun.append(data)
+        assert may_end.acquire(timeout=120)
+        return Grey(int(data))
+
+    rig.decoder.decode = decode  # type: ignore[method-assign,assignment]
+    return may_end
+
+
 def test_an_interactive_job_overtakes_every_bulk_job_that_waits_for_a_decoder(rig: Rig) -> None:
-    rig.decoder.may_go.clear()  # two bulk jobs are with the decoders
+    one_at_a_time = hold_decoders(rig)  # two bulk jobs are with them
     bulk = rig.submit(rig.table.queue(2 * MAX_BATCH, "1"))
-    eventually(lambda: rig.table.calls == ["claim"], what="the bulk jobs are claimed")
+    eventually(lambda: rig.decoder.begun == [b"1"] * 2, what="the decoders are busy")
     single = rig.submit(rig.table.queue(1, "2"), Lane.INTERACTIVE)
-    eventually(lambda: rig.table.calls == ["claim"] * 2, what="the single job is claimed")
-    rig.engine.may_go.clear()
-    rig.decoder.may_go.set()
-    eventually(lambda: bool(rig.engine.sizes), what="a batch is with the device")
-    rig.engine.may_go.set()
+    eventually(lambda: rig.pipeline._items.qsize() == 2 * MAX_BATCH - 1, what="the others wait for them")
+    one_at_a_time.release()
+    eventually(lambda: len(rig.decoder.begun) == 3, what="the next is begun")
+    assert rig.decoder.begun[-1] == b"2"
 
-    single.result(10)
-    bulk.result(10)
-
-    answered = [outcome.predictions.label for outcome in rig.table.outcomes.values()]  # type: ignore[union-attr]
-    assert answered.index("grey 2") <= MAX_BATCH  # in the first batch, or right after it
+    one_at_a_time.release(2 * MAX_BATCH)
+    single.result(60)
+    bulk.result(60)
 
 
 def test_a_full_bulk_lane_leaves_room_for_interactive_messages(rig: Rig) -> None:
@@ -648,14 +661,14 @@ def test_a_full_bulk_lane_leaves_room_for_interactive_messages(rig: Rig) -> None
     assert rig.pipeline.room(Lane.INTERACTIVE)
 
     rig.engine.may_go.set()
-    bulk.result(10)
+    bulk.result(60)
 
 
 def test_a_job_that_cannot_be_done_by_its_deadline_costs_no_decode(rig: Rig) -> None:
     late, in_time = rig.table.queue(1, "bug"), rig.table.queue(1, "3")  # decoding the first would show
     rig.table.left_s = {late[0]: 0.0, in_time[0]: 60.0}
 
-    rig.submit([*late, *in_time]).result(10)
+    rig.submit([*late, *in_time]).result(60)
 
     assert isinstance(rig.table.outcomes[late[0]], Late)
     assert isinstance(rig.table.outcomes[in_time[0]], Succeeded)
@@ -671,8 +684,8 @@ def test_a_device_out_of_memory_gets_smaller_batches_and_no_job_is_charged(rig: 
     eventually(lambda: rig.waiting() == MAX_BATCH, what="a batch is full")
     rig.engine.may_go.set()
 
-    first.result(10)
-    rest.result(10)
+    first.result(60)
+    rest.result(60)
 
     assert all(isinstance(outcome, Succeeded) for outcome in rig.table.outcomes.values())
     assert rig.engine.sizes[:4] == [1, 8, 4, 2]  # halved until it fits
@@ -699,7 +712,7 @@ def test_a_switch_takes_effect_between_two_batches_and_closes_the_old_version(ri
     assert not rig.engine.is_closed
     rig.engine.may_go.set()
     for future in (first, decoded, later):
-        future.result(10)
+        future.result(60)
 
     assert (rig.engine.sizes, new.sizes) == ([1, 3], [4])  # no batch has pictures of two versions
     assert models_of(rig) == [1] * 4 + [2] * 4
@@ -718,10 +731,11 @@ def test_switching_again_and_again_under_load_mixes_and_loses_nothing(rig: Rig) 
         engines.append(GreyEngine())
         rig.residents.switch(rig.resident(model_id, engines[-1]))
     for future in futures:
-        future.result(10)
+        future.result(60)
 
     assert sum(sum(engine.sizes) for engine in engines) == len(wanted) == len(rig.table.outcomes)
-    assert all(engine.is_closed for engine in engines[:-1])
+    # The last batch of a version has been told of before the device's thread leaves it.
+    eventually(lambda: all(engine.is_closed for engine in engines[:-1]), what="the old versions are closed")
     assert {
         job_id: outcome.predictions.label
         for job_id, outcome in rig.table.outcomes.items()
@@ -741,7 +755,7 @@ def test_a_version_of_which_every_picture_was_refused_is_closed(rig: Rig) -> Non
     eventually(lambda: rig.pipeline.stalled()[1].startswith("decoding"))
     rig.residents.switch(rig.resident(2, GreyEngine()))
     rig.decoder.may_go.set()
-    future.result(10)
+    future.result(60)
 
     eventually(lambda: rig.engine.is_closed)
 
@@ -751,7 +765,7 @@ def test_a_small_version_after_a_large_one_takes_its_own_batches(rig: Rig) -> No
     small.limit = 2
     rig.residents.switch(rig.resident(2, small))
 
-    rig.submit(rig.table.queue(9)).result(10)
+    rig.submit(rig.table.queue(9)).result(60)
 
     assert max(small.sizes) <= 2
 
@@ -759,7 +773,7 @@ def test_a_small_version_after_a_large_one_takes_its_own_batches(rig: Rig) -> No
 def test_a_suspect_is_run_with_the_version_that_is_active_by_then(rig: Rig) -> None:
     rig.residents.switch(rig.resident(2, GreyEngine()))
 
-    rig.submit(rig.table.queue(1, "5", crashes=1)).result(10)
+    rig.submit(rig.table.queue(1, "5", crashes=1)).result(60)
 
     assert models_of(rig) == [2]
 
@@ -773,7 +787,7 @@ def test_pinned_jobs_are_done_by_their_version_in_batches_of_their_own(rig: Rig)
     eventually(lambda: rig.loaded, what="the version is loaded")
     rig.engine.may_go.set()
     for future in futures:
-        future.result(10)
+        future.result(60)
 
     [second] = rig.loaded
     assert sum(second.sizes) == 4
@@ -785,7 +799,7 @@ def test_pinned_jobs_are_done_by_their_version_in_batches_of_their_own(rig: Rig)
 
 
 def test_a_pin_to_the_active_version_loads_nothing(rig: Rig) -> None:
-    rig.submit(rig.table.queue(2, pinned="grey/1")).result(10)
+    rig.submit(rig.table.queue(2, pinned="grey/1")).result(60)
 
     assert (models_of(rig), rig.loaded) == ([1, 1], [])
 
@@ -793,16 +807,16 @@ def test_a_pin_to_the_active_version_loads_nothing(rig: Rig) -> None:
 def test_others_go_on_while_a_pinned_version_is_loaded(rig: Rig) -> None:
     rig.may_load.clear()
     pinned = rig.submit(rig.table.queue(2, pinned="grey/2"))
-    rig.submit(rig.table.queue(20)).result(10)
+    rig.submit(rig.table.queue(20)).result(60)
 
     assert not pinned.done()
     rig.may_load.set()
-    pinned.result(10)
+    pinned.result(60)
 
 
 def test_the_version_asked_for_least_recently_goes_for_another(rig: Rig) -> None:
     for version in (2, 3, 2, 4):
-        rig.submit(rig.table.queue(1, pinned=f"grey/{version}")).result(10)
+        rig.submit(rig.table.queue(1, pinned=f"grey/{version}")).result(60)
 
     second, third, fourth = rig.loaded
     assert third.is_closed
@@ -814,11 +828,11 @@ def test_many_versions_at_once_are_all_done_though_few_fit(rig: Rig) -> None:
     wanted = {
         job_id: version for version in range(2, 9) for job_id in rig.table.queue(3, pinned=f"grey/{version}")
     }
-    rig.submit(list(wanted)[::2] + list(wanted)[1::2]).result(10)
+    rig.submit(list(wanted)[::2] + list(wanted)[1::2]).result(60)
 
     got = {job_id: o.model_id for job_id, o in rig.table.outcomes.items() if isinstance(o, Succeeded)}
     assert got == wanted
-    assert sum(not engine.is_closed for engine in rig.loaded) <= 2
+    eventually(lambda: sum(not engine.is_closed for engine in rig.loaded) <= 2, what="the others are closed")
 
 
 @pytest.mark.parametrize(
@@ -834,7 +848,7 @@ def test_a_version_that_cannot_be_had_ends_its_jobs_and_no_others(
 ) -> None:
     rig.wrong["grey/2"] = error
     bad, good = rig.table.queue(2, pinned="grey/2"), rig.table.queue(2)
-    rig.submit([*bad, *good]).result(10)
+    rig.submit([*bad, *good]).result(60)
 
     for job_id in bad:
         outcome = rig.table.outcomes[job_id]
@@ -846,7 +860,7 @@ def test_a_version_that_cannot_be_had_ends_its_jobs_and_no_others(
 
 
 def test_a_pinned_suspect_runs_alone_with_its_version(rig: Rig) -> None:
-    rig.submit(rig.table.queue(1, "5", crashes=1, pinned="grey/2")).result(10)
+    rig.submit(rig.table.queue(1, "5", crashes=1, pinned="grey/2")).result(60)
 
     assert models_of(rig) == [2]
     assert len(rig.isolation.ran) == 1
@@ -860,8 +874,8 @@ def test_stopping_gives_pinned_jobs_back_that_wait_for_their_version(rig: Rig) -
     rig.pipeline.drain()
     rig.may_load.set()
 
-    assert rig.pipeline.stop(10)
-    summaries = [first.result(10), second.result(10)]
+    assert rig.pipeline.stop(60)
+    summaries = [first.result(60), second.result(60)]
     assert sum(one.given_back for one in summaries) + len(rig.table.outcomes) == 4
     assert len(rig.loaded) <= 1
 
@@ -878,7 +892,7 @@ def with_options(rig: Rig, image: str, **options: Any) -> UUID:
 
 
 def test_a_batch_without_options_goes_through_the_model_as_ever(rig: Rig) -> None:
-    rig.submit(rig.table.queue(20)).result(10)
+    rig.submit(rig.table.queue(20)).result(60)
 
     assert rig.engine.scored == []
 
@@ -898,8 +912,8 @@ def test_ten_crops_take_ten_places_beside_others_and_share_their_batch(rig: Rig)
     rest = rig.submit([plain[0], ten, plain[1]])
     eventually(lambda: rig.waiting() == 3, what="all are decoded")
     large.may_go.set()
-    first.result(10)
-    rest.result(10)
+    first.result(60)
+    rest.result(60)
 
     assert large.scored == [12]
     assert told(rig.table.outcomes[ten]) == [(100, 0.5), (101, 0.25), (102, 0.125)]
@@ -909,7 +923,7 @@ def test_ten_crops_take_ten_places_beside_others_and_share_their_batch(rig: Rig)
 def test_ten_crops_go_through_a_device_whose_batches_are_smaller(rig: Rig) -> None:
     rig.engine.memory = 3
     jobs = [with_options(rig, str(value), crops=10) for value in (10, 20, 30)]
-    rig.submit([*jobs, *rig.table.queue(5)]).result(10)
+    rig.submit([*jobs, *rig.table.queue(5)]).result(60)
 
     assert [told(rig.table.outcomes[job_id])[0][0] for job_id in jobs] == [10, 20, 30]
     assert all(isinstance(outcome, Succeeded) for outcome in rig.table.outcomes.values())
@@ -918,7 +932,7 @@ def test_ten_crops_go_through_a_device_whose_batches_are_smaller(rig: Rig) -> No
 def test_labels_that_are_less_likely_are_left_out_all_of_them_perhaps(rig: Rig) -> None:
     some = with_options(rig, "10", crops=10, top_k=10, min_probability=0.25)
     none = with_options(rig, "10", crops=10, min_probability=0.75)
-    rig.submit([some, none]).result(10)
+    rig.submit([some, none]).result(60)
 
     assert told(rig.table.outcomes[some]) == [(10, 0.5), (11, 0.25)]
     assert told(rig.table.outcomes[none]) == []
@@ -931,7 +945,7 @@ def test_a_batch_with_options_that_the_model_fails_on_is_bisected_too(rig: Rig) 
     rig.engine.cannot = 113
     bad = with_options(rig, "110", crops=10)
     good = [with_options(rig, "10", top_k=2), *rig.table.queue(3, "5"), with_options(rig, "50", crops=10)]
-    rig.submit([*good[:2], bad, *good[2:]]).result(10)
+    rig.submit([*good[:2], bad, *good[2:]]).result(60)
 
     assert isinstance(rig.table.outcomes[bad], Errored)
     assert all(isinstance(rig.table.outcomes[job_id], Succeeded) for job_id in good)
@@ -939,7 +953,7 @@ def test_a_batch_with_options_that_the_model_fails_on_is_bisected_too(rig: Rig) 
 
 def test_options_of_a_later_release_are_left_to_a_worker_of_it(rig: Rig) -> None:
     job_id = with_options(rig, "10", crops=10, what_nobody_knows=1)
-    rig.submit([job_id]).result(10)
+    rig.submit([job_id]).result(60)
 
     outcome = rig.table.outcomes[job_id]
     assert isinstance(outcome, Errored)

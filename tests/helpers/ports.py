@@ -17,13 +17,17 @@ from pathlib import Path
 from alexq.stack import environment
 
 LOWEST = 10_000
+USUAL = 32_768
+"""Where Linux begins."""
 LOOPBACK = "127.0.0.1"
 
 
 def _first_given_by_the_system() -> int:
     with suppress(OSError, ValueError):
-        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    return 32_768
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        if first >= 2 * LOWEST:  # else there is no room below it
+            return first
+    return USUAL
 
 
 def _round() -> Iterator[int]:

@@ -28,6 +28,12 @@ UNKNOWN_ID = "019a0000-0000-7000-8000-000000000001"
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Of the workers without a process, only the one that is to be silent is."""
+    return settings.model_copy(update={"silent_after_s": 300.0})
+
+
+@pytest.fixture
 def seeded(database: Database, settings: Settings) -> Seeded:
     images = open_image_store(settings.images_url)
     return seed(database, images, succeeded=400, failed=30, dead=8, waiting=40)

@@ -36,6 +36,12 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Of the workers without a process, only the one that is to be silent is."""
+    return settings.model_copy(update={"silent_after_s": 300.0})
+
+
+@pytest.fixture
 def seeded(database: Database, settings: Settings) -> Seeded:
     return seed(database, open_image_store(settings.images_url))
 

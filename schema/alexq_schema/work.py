@@ -1,19 +1,23 @@
-"""What passes between the job table and a worker's pipeline."""
+"""What passes between the job table and a worker's pipeline.
+
+What every job has is a tuple: a frozen dataclass takes five times as long to make.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
+
+from pydantic_core import to_json
 
 from alexq_schema.errors import WorkerCrashedError
 from alexq_schema.text import storable
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A job that this worker holds; ``attempt`` is the fence that its commit must name."""
 
     job_id: UUID
@@ -38,6 +42,8 @@ class Claim:
     """Seconds from the claim to its deadline, by the database's clock; None: it has none."""
     traceparent: str | None = None
     """The sampled trace that it belongs to."""
+    position: int = 0
+    """Its place in the submission."""
 
     @property
     def reuses(self) -> bool:
@@ -45,8 +51,7 @@ class Claim:
         return self.options is not None and bool(self.options.get("reuse"))
 
 
-@dataclass(frozen=True, slots=True)
-class Predictions:
+class Predictions(NamedTuple):
     """A result as the job table keeps it."""
 
     label: str | None
@@ -77,13 +82,12 @@ class PredictionWriter:
         """Return the predictions of one image from its best classes, best first; all finite."""
         if not indices:
             return NOTHING
-        beginnings = self._beginnings
-        parts = [f"{beginnings[i]}{p!r}}}" for i, p in zip(indices, probabilities, strict=True)]
-        return Predictions(self._labels[indices[0]], probabilities[0], f"[{', '.join(parts)}]")
+        numbers = to_json(probabilities)[1:-1].decode().split(",")  # a third of repr's time
+        parts = [self._beginnings[i] + number for i, number in zip(indices, numbers, strict=True)]
+        return Predictions(self._labels[indices[0]], probabilities[0], f"[{'}, '.join(parts)}}}]")
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(NamedTuple):
     """The image went through the model."""
 
     claim: Claim

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -85,7 +84,7 @@ class System:
             return jobs.claim(connection, job_ids, worker or self.worker, queue)
 
     def commit(self, outcomes: list[Outcome], worker: UUID | None = None) -> int:
-        made = [replace(o, model_id=self.model_id) if isinstance(o, Succeeded) else o for o in outcomes]
+        made = [o._replace(model_id=self.model_id) if isinstance(o, Succeeded) else o for o in outcomes]
         with self.database.begin() as connection:
             written = jobs.commit(
                 connection,

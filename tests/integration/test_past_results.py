@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -47,7 +46,7 @@ def claimed(system: System, table: SqlJobTable, **how: Any) -> Claim:
 
 
 def answer(system: System, table: SqlJobTable, *claims: Claim, label: str = "tabby") -> None:
-    table.commit([replace(success(claim, label), model_id=system.model_id) for claim in claims])
+    table.commit([success(claim, label)._replace(model_id=system.model_id) for claim in claims])
 
 
 def rows(database: Database) -> int:
@@ -151,7 +150,7 @@ def test_of_many_that_were_answered_together_one_is_kept(system: System, table: 
 def test_a_result_without_labels_answers_too(system: System, table: SqlJobTable) -> None:
     how = Options(reuse=True, min_probability=0.99)
     claim = claimed(system, table, options=how)
-    table.commit([replace(success(claim), predictions=NOTHING, model_id=system.model_id)])
+    table.commit([success(claim)._replace(predictions=NOTHING, model_id=system.model_id)])
 
     [found] = table.find_past([claimed(system, table, options=how)], system.model_id)
     assert (found.predictions.label, found.predictions.json) == (None, "[]")

@@ -71,7 +71,8 @@ class SqlJobTable:
             )
             if reusable:
                 past_results.keep(connection, reusable, self._worker_id)
-            answers = {job.job_id: job for job in queries.finished(connection, asked) if job.job_id}
+            ended = queries.finished(connection, asked) if asked else []
+        answers = {job.job_id: job for job in ended if job.job_id}
         return Commit(written, len(outcomes) - sum(written.values()), answers)
 
     def _pause_s(self, errors: int) -> float:

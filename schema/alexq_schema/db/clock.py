@@ -55,6 +55,29 @@ def db_now(offset_s: float | BindParameter[float] | None = None) -> FunctionElem
     return _Now(offset_s)
 
 
+class _Seconds(FunctionElement[float]):
+    name = "alexq_seconds"
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(_Seconds, "sqlite")
+def _seconds_sqlite(element: _Seconds, compiler: SQLCompiler, **kw: Any) -> str:
+    earlier, later = (compiler.process(part, **kw) for part in element.clauses)
+    return f"((julianday({later}) - julianday({earlier})) * 86400)"
+
+
+@compiles(_Seconds, "postgresql")
+def _seconds_postgresql(element: _Seconds, compiler: SQLCompiler, **kw: Any) -> str:
+    earlier, later = (compiler.process(part, **kw) for part in element.clauses)
+    return f"CAST(extract(epoch FROM {later} - {earlier}) AS DOUBLE PRECISION)"
+
+
+def seconds_between(earlier: Any, later: Any) -> FunctionElement[float]:
+    """Return the SQL expression for the time from one column to another, in s; null where one is."""
+    return _Seconds(earlier, later)
+
+
 def now(connection: Connection) -> datetime:
     """Return the database's time."""
     return connection.execute(select(db_now())).scalar_one()

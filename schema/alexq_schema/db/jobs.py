@@ -43,7 +43,7 @@ from sqlalchemy import (
     update,
 )
 
-from alexq_schema.db.clock import db_now
+from alexq_schema.db.clock import db_now, seconds_between
 from alexq_schema.db.rows import (
     IS_ENDED,
     IS_QUEUED,
@@ -122,18 +122,18 @@ _CLAIM = (
         Job.task,
         Job.source,
         Job.image_key,
-        Job.image_bytes,
         Job.errors,
         Job.crashes,
-        Job.position,
-        Job.expires_at,
-        Job.created_at,
-        Job.claimed_at,
-        Job.traceparent,
+        seconds_between(Job.created_at, Job.claimed_at),
+        Job.image_bytes,
         Job.pinned_model,
         Job.options,
+        seconds_between(Job.claimed_at, Job.expires_at),
+        Job.traceparent,
+        Job.position,
     )
 )
+"""Returns the fields of a :class:`~alexq_schema.work.Claim`, in their order."""
 
 
 def claim(
@@ -149,27 +149,10 @@ def claim(
     Returns:
         The claimed jobs in queue order.
     """
-    rows = connection.execute(_CLAIM, {"b_ids": job_ids, "b_worker": worker_id, "b_queue": queue}).all()
-    ordered = sorted(rows, key=lambda row: (row.submission_id or row.id, row.position))
-    return [
-        Claim(
-            job_id=row.id,
-            attempt=row.attempt,
-            submission_id=row.submission_id,
-            task=row.task,
-            source=row.source,
-            image_key=row.image_key,
-            image_bytes=row.image_bytes,
-            errors=row.errors,
-            crashes=row.crashes,
-            pinned=row.pinned_model,
-            options=row.options,
-            waited_s=(row.claimed_at - row.created_at).total_seconds(),
-            left_s=None if row.expires_at is None else (row.expires_at - row.claimed_at).total_seconds(),
-            traceparent=row.traceparent,
-        )
-        for row in ordered
-    ]
+    rows = connection.execute(_CLAIM, {"b_ids": job_ids, "b_worker": worker_id, "b_queue": queue})
+    claims = [Claim._make(row) for row in rows]
+    # UUIDs are compared in Python, their numbers are not
+    return sorted(claims, key=lambda claim: ((claim.submission_id or claim.job_id).int, claim.position))
 
 
 _IS_MINE = and_(
@@ -261,7 +244,7 @@ def commit(
         How many jobs are now in which state; fewer than ``outcomes`` in all when the fence refused some.
     """
     rows: dict[tuple[type[Outcome], JobState], list[dict[str, Any]]] = {}
-    for outcome in sorted(outcomes, key=lambda o: o.claim.job_id):
+    for outcome in sorted(outcomes, key=lambda one: one.claim.job_id.int):
         state = _state_after(outcome, limits)
         row = _held(outcome.claim, worker_id) | _what_became(outcome, state, pause_s)
         rows.setdefault((type(outcome), state), []).append(row)

@@ -14,7 +14,6 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from uuid import uuid4
@@ -523,12 +522,12 @@ def test_a_suspect_of_another_version_gets_a_child_that_has_it(
 def test_a_suspect_gets_what_its_job_asks_for(
     real: IsolatedEngine, claim_of: Callable[[bytes], Claim], photograph: bytes
 ) -> None:
-    claim = replace(claim_of(photograph), options={"crops": 10, "top_k": 9, "min_probability": 1e-6})
+    claim = claim_of(photograph)._replace(options={"crops": 10, "top_k": 9, "min_probability": 1e-6})
     outcome = real.classify(claim, VERSION)
     assert isinstance(outcome, Succeeded)
     assert 0 < len(json.loads(outcome.predictions.json)) <= 9
 
-    unknown = replace(claim, options={"of a later release": 1})
+    unknown = claim._replace(options={"of a later release": 1})
     outcome = real.classify(unknown, VERSION)
     assert isinstance(outcome, Errored)
     assert outcome.is_retryable

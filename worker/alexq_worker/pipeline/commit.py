@@ -180,7 +180,7 @@ def _shared(item: Item, outcome: Outcome) -> Iterator[tuple[Item, Outcome]]:
     yield item, outcome
     for follower in item.followers:
         if isinstance(outcome, Succeeded):
-            yield follower, replace(outcome, claim=follower.claim, batch_size=None)
+            yield follower, outcome._replace(claim=follower.claim, batch_size=None)
         else:
             yield follower, replace(outcome, claim=follower.claim)
 

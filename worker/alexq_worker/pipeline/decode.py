@@ -72,7 +72,7 @@ class DecodeStage:
                 return False
             entries = item.entries
         started = self._flow.clock()
-        with self._flow.step(f"decoding image {item.claim.image_key} of job {item.claim.job_id}"):
+        with self._flow.step("decoding image {} of job {}", item.claim.image_key, item.claim.job_id):
             picture = self._picture(resident.decoder, item.claim.image_key, fetched, entries)
         item.decoded_at = self._flow.clock()
         item.decode_s = item.decoded_at - started

@@ -92,7 +92,7 @@ class FetchStage:
         answers: int | None = None
         began = self._flow.clock()
         while True:
-            with self._flow.step(f"reading image {item.claim.image_key} of job {item.claim.job_id}"):
+            with self._flow.step("reading image {} of job {}", item.claim.image_key, item.claim.job_id):
                 item.fetched = load(self._images, item.claim.image_key)
             if not isinstance(item.fetched, UnavailableError):
                 self._answers += 1

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TypeVar
 from uuid import UUID
 
@@ -131,7 +132,7 @@ class Flow:
         self._in_flight = dict.fromkeys(Lane, 0)
         self.accepted = 0
         self._waits = 0  # for other processes, now
-        self._steps: dict[object, tuple[float, str]] = {}  # what is being done, and since when
+        self._steps: dict[object, tuple[float, str, tuple[object, ...]]] = {}  # since when what is being done
         self.held: set[UUID] = set()  # claimed and not yet left; the claimer adds, any stage discards
         self.sharing = Sharing()
         self.draining = threading.Event()
@@ -190,11 +191,15 @@ class Flow:
         return self.in_flight == 0 and self._waits == 0 and not self.draining.is_set()
 
     @contextmanager
-    def step(self, what: str) -> Iterator[None]:
-        """Note that something is done that must not take long."""
+    def step(self, what: str, *of: object) -> Iterator[None]:
+        """Note that something is done that must not take long.
+
+        Args:
+            of: what belongs into the braces of ``what``; put there only if somebody asks.
+        """
         token = object()
         with self.lock:
-            self._steps[token] = (self.clock(), what)
+            self._steps[token] = (self.clock(), what, of)
         try:
             yield
         finally:
@@ -209,11 +214,11 @@ class Flow:
         with self.lock:
             since = list(self._steps.values())
             if not since and self.in_flight and not self._waits:
-                since.append((self._progress_at, f"{self.in_flight} jobs in flight"))
+                since.append((self._progress_at, "{} jobs in flight", (self.in_flight,)))
             if not since:
                 return 0.0, "nothing"
-            started, what = min(since)
-            return self.clock() - started, what
+            started, what, of = min(since, key=itemgetter(0))
+            return self.clock() - started, what.format(*of) if of else what
 
     def until_answered(self, what: str, call: Callable[[], Reply], *, even_draining: bool) -> Reply | None:
         """Return what ``call`` returns, trying again while a service does not answer.

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from alexq_schema.names import Lane
 
@@ -47,8 +47,7 @@ class CostLine:
         return max(0.0, mean_t + slope * (images - mean_n))
 
 
-@dataclass(order=True, frozen=True, slots=True)
-class Rank:
+class Rank(NamedTuple):
     """The order in which jobs are served: smaller first."""
 
     lane: int
@@ -56,13 +55,14 @@ class Rank:
     """Position among all jobs claimed so far."""
 
 
-LAST = len(Lane)
+_LANES = {lane: place for place, lane in enumerate(Lane)}
+LAST = len(_LANES)
 """The lane of what comes after every job."""
 
 
 def rank(lane: Lane, number: int) -> Rank:
     """Return the place in the queue of the ``number``-th claimed job."""
-    return Rank(list(Lane).index(lane), number)
+    return Rank(_LANES[lane], number)
 
 
 class BatchPolicy:

@@ -82,9 +82,7 @@ class ChildProcess:
         """
         deadline = self._clock() + within_s
         while b"\n" not in self._heard and len(self._heard) <= MAX_ANSWER_BYTES:
-            left_s = max(
-                0.0, deadline - self._clock()
-            )  # an answer that is there counts, however late we look
+            left_s = max(0.0, deadline - self._clock())  # what is there counts, however late we look
             if not self._readable.poll(left_s * 1000):
                 raise WorkerCrashedError(f"took longer than {within_s:g} s; the process was ended")
             if not (part := self._stdout.read(MAX_ANSWER_BYTES)):

@@ -6,7 +6,8 @@ Workers are the real ones with a pause for a device. ``bulk``, ``single`` and ``
 device that takes ``--device-ms`` for a batch; ``paced`` is bulk on one that takes 64 ms, so that a worker
 asks for 1,000 jobs/s and many fit the machine. Backlogs are there before the workers begin; rates are
 those of the middle of a run. Then one worker with a held backlog of 1,000 and of 200,000, and with
-1,000,000 ended jobs in the table. A job that did not succeed exactly once ends the program.
+1,000,000 ended jobs in the table: these are compared with each other, so they take turns, and the median of
+``--rounds`` counts. A job that did not succeed exactly once ends the program.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ def main() -> None:
     arguments = parse()
     plans = list(quick(arguments) if arguments.quick else full(arguments))
     console = Console(stderr=True)
-    rows = []
+    measured = []
     with stage() as where:
         for number, plan in enumerate(plans, start=1):
             row = measure(where, plan)
-            rows.append(row)
+            measured.append((plan, row))
             console.print(f"{number}/{len(plans)} {plan}: {row['jobs_per_s']:,.0f} jobs/s")
         with where.services("sqlite") as servers:
             broker = str(servers.broker.info("server").get("valkey_version", "unknown"))
+    rows = report.medians(measured)
     report.show(rows, Console(width=160))
     if arguments.save:
         report.save(
@@ -58,6 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--hold-s", type=float, default=15.0, help="time a held backlog is measured; 0: leave out"
     )
+    parser.add_argument("--rounds", type=int, default=3, help="of the held backlogs, which take turns")
     return parser.parse_args()
 
 
@@ -71,7 +74,7 @@ def full(arguments: argparse.Namespace) -> Iterator[Plan]:
                 else:
                     yield Plan(database, kind, workers, arguments.device_ms, FULL[kind])
         if arguments.hold_s:
-            for backlog, ended in ((1_000, 0), (200_000, 0), (1_000, 1_000_000)):
+            for backlog, ended in arguments.rounds * ((1_000, 0), (200_000, 0), (1_000, 1_000_000)):
                 yield Plan(
                     database, "bulk", 1, arguments.device_ms, backlog, hold_s=arguments.hold_s, ended=ended
                 )

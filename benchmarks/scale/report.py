@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.conditions import conditions
+from benchmarks.scale.measure import Plan
 
 RESULTS = Path(__file__).parent.parent / "results"
 TITLES = {
@@ -24,6 +25,18 @@ TITLES = {
 def series_of(row: dict[str, Any], device_ms: float) -> str:
     """Return the chart that a row belongs to: a slower device than usual has one of its own."""
     return "paced" if row["kind"] == "bulk" and row["device_ms"] != device_ms else str(row["kind"])
+
+
+def medians(measured: Sequence[tuple[Plan, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return one row for each plan: the one of the median rate, with the rates of all its rounds."""
+    rounds: dict[Plan, list[dict[str, Any]]] = {}
+    for plan, row in measured:
+        rounds.setdefault(plan, []).append(row)
+    return [
+        sorted(rows, key=lambda row: row["jobs_per_s"])[len(rows) // 2]
+        | {"rounds_jobs_per_s": [row["jobs_per_s"] for row in rows]}
+        for rows in rounds.values()
+    ]
 
 
 def show(rows: Sequence[dict[str, Any]], console: Console) -> None:

@@ -157,6 +157,7 @@ def test_a_database_that_goes_away_delays_deliveries_and_loses_none(
             finish_one(system, webhook_id)
         with delivering(settings, tmp_path / "webhooks.log", PATIENT.replace("900", str(LEASE_S))) as worker:
             receiver.wait_for(5)
+            system.database.close()  # else our own connections end too, and one may be used before that shows
             with postgres_server.outage(settings.database_url):
                 is_away.set()
                 eventually(lambda: worker.log.read_text().count("is tried again") >= 5, 150)

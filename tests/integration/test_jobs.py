@@ -15,6 +15,7 @@ from alexq_schema.db import accept, jobs, publishing, queries
 from alexq_schema.db.accept import NewJob, NewSubmission
 from alexq_schema.db.clock import db_now, now
 from alexq_schema.db.session import Database
+from alexq_schema.db.tables import Job
 from alexq_schema.ids import new_id
 from alexq_schema.job import JobState
 from alexq_schema.names import Lane, QueueLane, lanes_of
@@ -45,6 +46,22 @@ def test_claims_come_in_the_order_submitted(system: System) -> None:
     job_ids = system.queue(50)
 
     assert [claim.job_id for claim in system.claim(list(reversed(job_ids)))] == job_ids
+
+
+def test_a_claim_says_what_the_row_says(system: System) -> None:
+    job_ids = system.queue(3, deadline_s=600)
+    system.change(job_ids, created_at=db_now(-100), errors=1, crashes=2, attempt=4, image_bytes=5)
+    claim = system.claim(job_ids)[2]
+
+    with system.database.read() as connection:
+        row = connection.execute(select(*Job.__table__.columns).where(Job.id == job_ids[2])).one()
+    assert (claim.job_id, claim.submission_id, claim.position) == (row.id, row.submission_id, 2)
+    assert (claim.task, claim.source, claim.image_key) == (row.task, "2.jpg", row.image_key)
+    assert (claim.attempt, claim.errors, claim.crashes, claim.image_bytes) == (5, 1, 2, 5)
+    assert (claim.pinned, claim.options, claim.traceparent) == (None, None, None)
+    assert claim.waited_s == pytest.approx((row.claimed_at - row.created_at).total_seconds(), abs=0.002)
+    assert claim.left_s == pytest.approx((row.expires_at - row.claimed_at).total_seconds(), abs=0.002)
+    assert claim.waited_s > 99
 
 
 def test_a_job_is_claimed_once_however_many_ask(system: System) -> None:

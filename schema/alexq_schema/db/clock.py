@@ -74,7 +74,10 @@ def _seconds_postgresql(element: _Seconds, compiler: SQLCompiler, **kw: Any) -> 
 
 
 def seconds_between(earlier: Any, later: Any) -> FunctionElement[float]:
-    """Return the SQL expression for the time from one column to another, in s; null where one is."""
+    """Return the SQL expression for the time from one column to another, in s; null where one is.
+
+    To the millisecond on SQLite, as its own clock is.
+    """
     return _Seconds(earlier, later)
 
 

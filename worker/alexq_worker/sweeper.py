@@ -12,7 +12,16 @@ from celery import Celery, states
 from kombu.exceptions import KombuError
 
 from alexq_schema.celery_settings import publish
-from alexq_schema.db import idempotency, jobs, past_results, publishing, queries, retention, sweeper
+from alexq_schema.db import (
+    idempotency,
+    jobs,
+    past_results,
+    publishing,
+    queries,
+    retention,
+    statistics,
+    sweeper,
+)
 from alexq_schema.db.jobs import Ended, Limits
 from alexq_schema.db.session import Database
 from alexq_schema.images import PARTS, ImageStore
@@ -67,7 +76,14 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do one round, unless another worker is at it. What needs only the database comes first."""
-        steps = (self._return_silent, self._expire, self._clean, self._notice_lost_queue, self._republish)
+        steps = (
+            self._return_silent,
+            self._expire,
+            self._count,
+            self._clean,
+            self._notice_lost_queue,
+            self._republish,
+        )
         try:
             for step in steps:
                 # Anew before each, so that the lease need not be long: one who died with it is soon replaced.
@@ -108,6 +124,10 @@ class Sweeper:
             log.info("%d jobs expired: no worker was free before their deadline", len(expired))
             self._metrics.expired(len(expired))
             self._tell(expired)
+
+    def _count(self) -> None:
+        with self._database.begin() as connection:
+            statistics.refresh(connection)
 
     def _tell(self, ended: Sequence[Ended]) -> None:
         """Tell those who wait, and the Celery clients that no worker will answer any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, DateTime, Dialect, Float, TypeDecorator, bindparam, select
+from sqlalchemy import ColumnElement, Connection, DateTime, Dialect, Float, TypeDecorator, bindparam, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -46,11 +46,11 @@ def _now_postgresql(element: _Now, compiler: SQLCompiler, **kw: Any) -> str:
     return f"(clock_timestamp() + make_interval(secs => {offset}))" if offset else "clock_timestamp()"
 
 
-def db_now(offset_s: float | BindParameter[float] | None = None) -> FunctionElement[datetime]:
+def db_now(offset_s: float | ColumnElement[float] | None = None) -> FunctionElement[datetime]:
     """Return the SQL expression for the database's time, or for ``offset_s`` seconds from now."""
     if offset_s is None:
         return _Now()
-    if not isinstance(offset_s, BindParameter):
+    if not isinstance(offset_s, ColumnElement):
         offset_s = bindparam("offset_s", offset_s, type_=Float, unique=True)
     return _Now(offset_s)
 

@@ -17,24 +17,26 @@ because a state machine is checked by reading it whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Float,
     Insert,
-    Integer,
     String,
     Text,
     Update,
     and_,
     bindparam,
     case,
+    column,
+    func,
     insert,
     literal,
     null,
@@ -49,11 +51,12 @@ from alexq_schema.db.rows import (
     IS_QUEUED,
     IS_RUNNING,
     among,
+    from_text,
     is_in,
     is_still_in,
-    json_text,
     literal_state,
     locked,
+    rows_given,
 )
 from alexq_schema.db.tables import Job, JobEvent, Worker
 from alexq_schema.errors import DeadlineError, WorkerCrashedError
@@ -155,37 +158,53 @@ def claim(
     return sorted(claims, key=lambda claim: ((claim.submission_id or claim.job_id).int, claim.position))
 
 
+_OUTCOME = rows_given(
+    "outcomes",
+    column("job", Job.id.type),
+    column("held", Job.attempt.type),
+    column("model", Job.model_id.type),
+    column("label", Job.label.type),
+    column("probability", Job.probability.type),
+    column("predictions", Text()),
+    column("decode_s", Job.decode_s.type),
+    column("forward_s", Job.forward_s.type),
+    column("batch_size", Job.batch_size.type),
+    column("past_job", Job.reused_from.type),
+    column("code", Job.error_code.type),
+    column("detail", Job.error_detail.type),
+    column("pause_s", Float()),
+)
+"""Attempts that a worker holds, and what became of them; what one kind of outcome does not have is null."""
 _IS_MINE = and_(
-    Job.id == bindparam("b_job", type_=Job.id.type),
-    Job.attempt == bindparam("b_held", type_=Integer),
+    Job.id == _OUTCOME.c.job,
+    Job.attempt == _OUTCOME.c.held,
     Job.worker_id == _WORKER,
     is_still_in(JobState.RUNNING),
 )
-"""The fence: one job whose attempt is still held by the worker."""
-
+"""The fence: a job whose attempt is still held by the worker."""
 _MINE = update(Job).where(_IS_MINE)
 
 
 def _record(kind: JobEventKind, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> Insert:
     """Return the INSERT of an event for each job that matches, its row locked."""
     columns = {"at": db_now(), "kind": literal(kind.value, String), **values}
-    chosen = select(*columns.values()).where(*conditions).order_by(Job.id).with_for_update()
+    chosen = select(*columns.values()).where(*conditions).order_by(Job.id).with_for_update(of=Job)
     return insert(JobEvent).from_select(list(columns), chosen)
 
 
 def _record_mine(kind: JobEventKind) -> Insert:
-    """Return the INSERT of an event for one job that is about to be written, under the same fence."""
+    """Return the INSERT of an event for each job that is about to be written, under the same fence."""
     values: dict[str, Any] = {
         "job_id": Job.id,
         "attempt": Job.attempt,
         "worker_id": Job.worker_id,
-        "code": bindparam("b_code", type_=String),
-        "detail": bindparam("b_detail", type_=Text),
+        "code": _OUTCOME.c.code,
+        "detail": _OUTCOME.c.detail,
     }
     return _record(kind, values, _IS_MINE)
 
 
-_GIVEN_ERROR: dict[str, Any] = {"error_code": bindparam("b_code"), "error_detail": bindparam("b_detail")}
+_GIVEN_ERROR: dict[str, Any] = {"error_code": _OUTCOME.c.code, "error_detail": _OUTCOME.c.detail}
 _EXPIRED: dict[str, Any] = {
     "state": JobState.EXPIRED,
     "finished_at": db_now(),
@@ -195,27 +214,27 @@ _EXPIRED: dict[str, Any] = {
 _ANSWER = _MINE.values(
     state=literal_state(JobState.SUCCEEDED),
     finished_at=db_now(),
-    model_id=bindparam("b_model"),
-    label=bindparam("b_label"),
-    probability=bindparam("b_probability"),
-    predictions=json_text("b_predictions"),
+    model_id=_OUTCOME.c.model,
+    label=_OUTCOME.c.label,
+    probability=_OUTCOME.c.probability,
+    predictions=from_text(_OUTCOME.c.predictions),
     error_code=null(),
     error_detail=null(),
 )
 _SUCCEED = _ANSWER.values(
-    decode_s=bindparam("b_decode_s"),
-    forward_s=bindparam("b_forward_s"),
-    batch_size=bindparam("b_batch_size"),
+    decode_s=_OUTCOME.c.decode_s,
+    forward_s=_OUTCOME.c.forward_s,
+    batch_size=_OUTCOME.c.batch_size,
 )
 _BACK: dict[str, Any] = {"state": JobState.QUEUED, "published_at": None}
 _DEAD: dict[str, Any] = {"state": JobState.DEAD, "published_at": None, "finished_at": db_now()}
-_REST = {"retry_at": db_now(bindparam("b_pause_s", type_=Float))}
+_REST = {"retry_at": db_now(_OUTCOME.c.pause_s)}
 _ONE_ERROR: dict[str, Any] = {"errors": Job.errors + 1, **_GIVEN_ERROR}
 _ONE_CRASH: dict[str, Any] = {"crashes": Job.crashes + 1, **_GIVEN_ERROR}
 _ERRORED, _CRASHED = _record_mine(JobEventKind.ERRORED), _record_mine(JobEventKind.CRASHED)
 _WRITES: dict[tuple[type[Outcome], JobState], tuple[Insert | Update, ...]] = {
     (Succeeded, JobState.SUCCEEDED): (_SUCCEED,),
-    (Reused, JobState.SUCCEEDED): (_ANSWER.values(reused_from=bindparam("b_from", type_=Job.id.type)),),
+    (Reused, JobState.SUCCEEDED): (_ANSWER.values(reused_from=_OUTCOME.c.past_job),),
     (Failed, JobState.FAILED): (_MINE.values(state=JobState.FAILED, finished_at=db_now(), **_GIVEN_ERROR),),
     (Errored, JobState.QUEUED): (_ERRORED, _MINE.values(**_BACK, **_REST, **_ONE_ERROR)),
     (Errored, JobState.DEAD): (_ERRORED, _MINE.values(**_DEAD, retry_at=None, **_ONE_ERROR)),
@@ -224,7 +243,7 @@ _WRITES: dict[tuple[type[Outcome], JobState], tuple[Insert | Update, ...]] = {
     (Late, JobState.EXPIRED): (_MINE.values(**_EXPIRED),),
 }
 """What is executed for each kind of outcome and the state it leads to; the last one moves the job."""
-_LOCK = locked(among(Job.id, "b_ids"))
+_LOCK = select(func.count()).select_from(locked(among(Job.id, "b_ids")).subquery())
 
 
 def commit(
@@ -244,16 +263,25 @@ def commit(
         How many jobs are now in which state; fewer than ``outcomes`` in all when the fence refused some.
     """
     rows: dict[tuple[type[Outcome], JobState], list[dict[str, Any]]] = {}
-    for outcome in sorted(outcomes, key=lambda one: one.claim.job_id.int):
+    for outcome in outcomes:
         state = _state_after(outcome, limits)
-        row = _held(outcome.claim, worker_id) | _what_became(outcome, state, pause_s)
+        row = _held(outcome.claim) | _what_became(outcome, state, pause_s)
         rows.setdefault((type(outcome), state), []).append(row)
-    if len(rows) > 1:  # a kind's own rows are locked in the order of their ids; so must be those of all
-        connection.execute(_LOCK, {"b_ids": [outcome.claim.job_id for outcome in outcomes]})
+    _lock(connection, [outcome.claim for outcome in outcomes])
     written: Counter[JobState] = Counter()
-    for kind, values in rows.items():
-        written[kind[1]] += [connection.execute(each, values).rowcount for each in _WRITES[kind]][-1]
+    for kind, of_kind in rows.items():
+        given = _given(of_kind, worker_id)
+        written[kind[1]] += [connection.execute(each, given).rowcount for each in _WRITES[kind]][-1]
     return dict(written)
+
+
+def _lock(connection: Connection, claims: Sequence[Claim]) -> None:
+    """Lock the rows of ``claims`` in order: an UPDATE takes them as its plan comes by them.
+
+    SQLite has one writer at a time.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK, {"b_ids": [claim.job_id for claim in claims]})
 
 
 def _state_after(outcome: Outcome, limits: Limits) -> JobState:
@@ -272,35 +300,39 @@ def _state_after(outcome: Outcome, limits: Limits) -> JobState:
     return JobState.DEAD if is_last else JobState.QUEUED
 
 
-def _held(claim: Claim, worker_id: UUID) -> dict[str, Any]:
-    return {"b_job": claim.job_id, "b_held": claim.attempt, "b_worker": worker_id}
+def _given(rows: Iterable[Mapping[str, Any]], worker_id: UUID) -> dict[str, Any]:
+    return {"outcomes": to_json(list(rows)).decode(), "b_worker": worker_id}
+
+
+def _held(claim: Claim) -> dict[str, Any]:
+    return {"job": claim.job_id.hex, "held": claim.attempt}
 
 
 def _what_became(outcome: Outcome, state: JobState, pause_s: Callable[[int], float]) -> dict[str, Any]:
     """Return what the statements of this kind of outcome need beside the fence."""
     match outcome:
         case Reused():
-            return _answer(outcome) | {"b_from": outcome.job_id}
+            return _answer(outcome) | {"past_job": outcome.job_id.hex}
         case Succeeded():
             return _answer(outcome) | {
-                "b_decode_s": outcome.decode_s,
-                "b_forward_s": outcome.forward_s,
-                "b_batch_size": outcome.batch_size,
+                "decode_s": outcome.decode_s,
+                "forward_s": outcome.forward_s,
+                "batch_size": outcome.batch_size,
             }
         case Late():
             return {}
-    error = {"b_code": outcome.code, "b_detail": storable(outcome.detail)}
+    error = {"code": outcome.code, "detail": storable(outcome.detail)}
     if isinstance(outcome, Errored) and state is JobState.QUEUED:
-        return error | {"b_pause_s": pause_s(outcome.claim.errors + 1)}
+        return error | {"pause_s": pause_s(outcome.claim.errors + 1)}
     return error
 
 
 def _answer(outcome: Answered) -> dict[str, Any]:
     return {
-        "b_model": outcome.model_id,
-        "b_label": outcome.predictions.label and outcome.predictions.label[:255],
-        "b_probability": outcome.predictions.probability,
-        "b_predictions": outcome.predictions.json,
+        "model": outcome.model_id,
+        "label": outcome.predictions.label and outcome.predictions.label[:255],
+        "probability": outcome.predictions.probability,
+        "predictions": outcome.predictions.json,
     }
 
 
@@ -314,8 +346,8 @@ def release(connection: Connection, claims: Sequence[Claim], *, worker_id: UUID)
     """
     if not claims:
         return 0
-    rows = [_held(claim, worker_id) for claim in sorted(claims, key=lambda claim: claim.job_id)]
-    return connection.execute(_RELEASE, rows).rowcount
+    _lock(connection, claims)
+    return connection.execute(_RELEASE, _given(map(_held, claims), worker_id)).rowcount
 
 
 def return_silent(connection: Connection, *, silent_after_s: float, limits: Limits) -> list[Ended]:

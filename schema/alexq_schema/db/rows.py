@@ -11,10 +11,12 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnClause,
     ColumnElement,
     Dialect,
     Select,
     String,
+    TableValuedAlias,
     Text,
     TypeDecorator,
     and_,
@@ -122,9 +124,39 @@ def _json_text_postgresql(element: _JsonText, compiler: SQLCompiler, **kw: Any) 
     return f"CAST({compiler.process(element.clauses, **kw)} AS JSONB)"
 
 
-def json_text(name: str) -> ColumnElement[Any]:
-    """Return the value of a JSON column given, as its text, by the parameter ``name``."""
-    return _JsonText(bindparam(name, type_=Text))
+def from_text(text: ColumnElement[str]) -> ColumnElement[Any]:
+    """Return the value of a JSON column given by its text."""
+    return _JsonText(text)
+
+
+class _Given(FunctionElement[Any]):
+    name = "alexq_given"
+    inherit_cache = True
+
+
+@compiles(_Given, "sqlite")
+def _given_sqlite(element: _Given, compiler: SQLCompiler, **kw: Any) -> str:
+    rows, *columns = element.clauses
+    fields = ", ".join(f"json_extract(value, '$.{column.name}') AS {column.name}" for column in columns)
+    return f"(SELECT {fields} FROM json_each({compiler.process(rows, **kw)}))"  # noqa: S608 - names of ours
+
+
+@compiles(_Given, "postgresql")
+def _given_postgresql(element: _Given, compiler: SQLCompiler, **kw: Any) -> str:
+    rows, *columns = element.clauses
+    as_type = compiler.dialect.type_compiler_instance.process
+    fields = ", ".join(f"{column.name} {as_type(column.type)}" for column in columns)
+    given = f"json_to_recordset(CAST({compiler.process(rows, **kw)} AS JSON))"
+    return f"(SELECT * FROM {given} AS fields({fields}))"  # noqa: S608 - names of ours
+
+
+def rows_given(name: str, *columns: ColumnClause[Any]) -> TableValuedAlias:
+    """Return a table of ``columns``: the rows are a JSON array of objects, the parameter ``name``.
+
+    What an object lacks is null. One statement with one parameter serves any number of rows, where a
+    driver's ``executemany`` is busy with each value of each.
+    """
+    return _Given(bindparam(name, type_=Text), *columns).table_valued(*columns, name=name)
 
 
 def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:

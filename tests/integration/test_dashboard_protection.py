@@ -201,6 +201,9 @@ def test_an_administrator_cancels_a_submission(
     with database.read() as connection:
         theirs = select(Job.state).where(Job.submission_id == seeded.submission_ids[-1])
         assert "queued" not in connection.execute(theirs).scalars().all()
+        record = select(JobEvent.actor).where(JobEvent.kind == "cancelled")
+        assert connection.execute(record).scalars().all() == number * ["dashboard:this machine"]
+    assert f"{number} jobs by dashboard:this machine" in admin.get(page).text
     assert admin.post(f"{page}/cancel", {}, "/dead").headers["location"] == f"{page}?cancelled=0"
 
 
@@ -215,9 +218,12 @@ def test_an_administrator_activates_a_model_that_is_whole(admin: MonitorProcess,
         assert admin.post("/models/activate", {"model": "../../etc"}, "/dead").status_code == 409
         assert admin.post("/models/activate", {"model": "alexnet/no-such"}, "/dead").status_code == 409
         assert store.active_ref() == other
-        assert f"Roll back to {before}" in admin.get("/models").text
+        shown = admin.get("/models").text
+        assert f"Roll back to {before}" in shown
+        assert "dashboard:this machine" in shown
         assert admin.post("/models/rollback", {}, "/dead").status_code == 303
         assert store.active_ref() == before
+        assert [one.actor for one in store.history()[-2:]] == 2 * ["dashboard:this machine"]
     finally:
         store.activate(before)
         shutil.rmtree(store.folder(other))

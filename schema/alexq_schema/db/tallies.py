@@ -10,8 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, func, select, true
 
+from alexq_schema.db.jobs import JobEventKind
 from alexq_schema.db.rows import IS_ENDED, among
-from alexq_schema.db.tables import Job, Submission
+from alexq_schema.db.tables import Job, JobEvent, Submission
 from alexq_schema.job import JobState
 
 
@@ -110,6 +111,28 @@ def labels(connection: Connection, submission_id: UUID, limit: int) -> list[tupl
         .limit(limit)
     )
     return [(row.label, row.jobs) for row in connection.execute(statement)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """Jobs of a submission that somebody cancelled, and when the last of them was."""
+
+    actor: str | None
+    jobs: int
+    at: datetime
+
+
+def cancellations(connection: Connection, submission_id: UUID) -> list[Cancellation]:
+    """Return who cancelled jobs of a submission, where that is on record; who did it last first."""
+    at = func.max(JobEvent.at)
+    statement = (
+        select(JobEvent.actor, func.count(), at)
+        .join(Job, Job.id == JobEvent.job_id)
+        .where(Job.submission_id == submission_id, JobEvent.kind == JobEventKind.CANCELLED)
+        .group_by(JobEvent.actor)
+        .order_by(at.desc())
+    )
+    return [Cancellation(*row) for row in connection.execute(statement)]
 
 
 def open_ids(connection: Connection, submission_id: UUID, *, after: UUID | None, limit: int) -> list[UUID]:

@@ -259,11 +259,15 @@ def test_who_cancelled_jobs_of_a_submission_is_known(database: Database, seeded:
 
 
 def test_the_time_left_is_as_fast_as_so_far(database: Database, seeded: Seeded) -> None:
+    """While some are left, up to now: one that stands still shows it."""
     with database.read() as connection:
         tally = tallies.tally(connection, [seeded.submission_ids[-1]])[seeded.submission_ids[-1]]
     assert tally.per_s is not None
     assert tally.left_s == pytest.approx(tally.left / tally.per_s)
-    tally.first_claimed_at = tally.last_finished_at
+    assert tally.at is not None
+    tally.at += timedelta(days=1)
+    assert tally.per_s < 0.02
+    tally.first_claimed_at = tally.at
     assert (tally.per_s, tally.left_s) == (None, None)
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, func, select, true
 
+from alexq_schema.db.clock import db_now
 from alexq_schema.db.jobs import JobEventKind
 from alexq_schema.db.rows import IS_ENDED, among
 from alexq_schema.db.tables import Job, JobEvent, Submission
@@ -34,6 +35,8 @@ class Tally:
     """Jobs by state; fewer than were handed in where old ones were deleted."""
     first_claimed_at: datetime | None = None
     last_finished_at: datetime | None = None
+    at: datetime | None = None
+    """When it was read."""
 
     @property
     def ended(self) -> int:
@@ -47,10 +50,14 @@ class Tally:
 
     @property
     def per_s(self) -> float | None:
-        """Jobs a second, from the first that was claimed to the last that ended."""
-        if self.first_claimed_at is None or self.last_finished_at is None:
+        """Jobs a second, from the first that was claimed to the last that ended; to now while some are left.
+
+        So a submission that stands still becomes slower.
+        """
+        until = self.at if self.left else self.last_finished_at
+        if self.first_claimed_at is None or until is None:
             return None
-        seconds = (self.last_finished_at - self.first_claimed_at).total_seconds()
+        seconds = (until - self.first_claimed_at).total_seconds()
         return self.ended / seconds if seconds > 0 else None
 
     @property
@@ -86,6 +93,7 @@ def tally(connection: Connection, submission_ids: Sequence[UUID]) -> dict[UUID, 
             func.count().label("jobs"),
             func.min(Job.claimed_at).label("claimed_at"),
             func.max(Job.finished_at).label("finished_at"),
+            db_now().label("now"),
         )
         .where(among(Job.submission_id, "b_ids"))
         .group_by(Job.submission_id, Job.state)
@@ -94,6 +102,7 @@ def tally(connection: Connection, submission_ids: Sequence[UUID]) -> dict[UUID, 
     for row in connection.execute(statement, {"b_ids": list(submission_ids)}):
         it = found[row.submission_id]
         it.counts[JobState(row.state)] = row.jobs
+        it.at = row.now
         if row.claimed_at is not None:
             it.first_claimed_at = min(it.first_claimed_at or row.claimed_at, row.claimed_at)
         if row.finished_at is not None:

@@ -65,12 +65,16 @@ def test_every_page_shows_a_busy_system_in_flowers_look(seeded: Seeded, monitor:
     (waiting,) = [one for one in shown["/overview"].all("article") if "Waiting" in one.text]
     assert " ".join(waiting.text.split()).startswith("Waiting 40 5 interactive · 35 bulk · oldest ")
     assert "gpu-1:4100" in shown["/overview"].cells()
+    assert {"cuda:0 NVIDIA L4", "1.3 of 24.1 GB"} <= set(shown["/overview"].cells())
+    for said in ("Failed in the last hour", "In · done a second", "in workers' hands · batches of", "% full"):
+        assert said in " ".join(shown["/overview"].text.split()), said
     assert "8 jobs are dead" in shown["/overview"].text
     assert len(shown["/results"].all("tr")) == 51
     assert shown["/dead"].cells()[0] == "image_lost"
     assert len(shown["/dead"].all("a", class_="alexq-code")) == 2
     assert any(cell.startswith("100.0 %") for cell in shown["/submissions"].cells())
     assert "61–64" in shown["/batches"].cells()
+    assert "gpu-1:4100" in shown["/batches"].cells()
     assert BASE in shown["/models"].cells()
 
     job = page(monitor, f"/results/{job_id}")

@@ -112,17 +112,19 @@ def train_worker(data_dir: DataDir = None, device: Device = None) -> None:
 
 def activate(ref: Ref, data_dir: DataDir = None) -> None:
     """Choose the model version that workers serve; running ones switch to it between two batches."""
+    from alexq_producer.actor import whoami
     from alexq_schema.models import ModelStore
 
-    version = ModelStore(_settings(data_dir).models_dir).activate(ref)
+    version = ModelStore(_settings(data_dir).models_dir).activate(ref, whoami())
     typer.echo(f"active: {version.info.ref}; running workers switch to it within seconds", err=True)
 
 
 def rollback(data_dir: DataDir = None) -> None:
     """Make the version that was active before this one the active one again."""
+    from alexq_producer.actor import whoami
     from alexq_schema.models import ModelStore
 
-    version = ModelStore(_settings(data_dir).models_dir).rollback()
+    version = ModelStore(_settings(data_dir).models_dir).rollback(whoami())
     typer.echo(
         f"active: {version.info.ref}, as before; running workers switch to it within seconds", err=True
     )

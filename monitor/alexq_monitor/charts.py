@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from alexq_monitor.history import Counts
-from alexq_monitor.words import count
+from alexq_monitor.words import count, duration
 from alexq_schema.db.minutes import start_of
 
 WIDTH, HEIGHT = 600, 120
@@ -55,7 +55,9 @@ def flow(title: str, points: Sequence[tuple[int, Counts]], step: int) -> Chart:
         f'aria-label="{summary}">{"".join(bars)}<polyline class="alexq-in" points="{" ".join(line)}"/></svg>'
     )
     begins, ends = start_of(points[0][0]), start_of(points[-1][0] + step)
-    return Chart(svg, title, count(highest), _at(begins, step), _at(ends, step), summary)
+    return Chart(
+        svg, title, f"{count(highest)} in {duration(step * 60)}", _at(begins, step), _at(ends, step), summary
+    )
 
 
 def columns(numbers: Sequence[tuple[str, float]], title: str) -> str:

@@ -18,8 +18,9 @@ from sqlalchemy import Connection
 
 from alexq_monitor.sources import Sources
 from alexq_schema.db import tallies
-from alexq_schema.db.tallies import Handed, Tally
+from alexq_schema.db.tallies import Cancellation, Handed, Tally
 from alexq_schema.errors import AlexqError
+from alexq_schema.job import JobState
 
 log = logging.getLogger("alexq.monitor")
 
@@ -39,6 +40,7 @@ class Numbers:
     tally: Tally
     labels: list[tuple[str, int]]
     """The most frequent; empty where they were not asked for."""
+    cancellations: list[Cancellation]
 
 
 @dataclass(slots=True)
@@ -108,4 +110,9 @@ class Tallies:
 
 def _count(connection: Connection, submission_id: UUID) -> Numbers:
     counted = tallies.tally(connection, [submission_id]).get(submission_id, Tally())
-    return Numbers(counted, tallies.labels(connection, submission_id, LABELS))
+    cancelled = JobState.CANCELLED in counted.counts
+    return Numbers(
+        counted,
+        tallies.labels(connection, submission_id, LABELS),
+        tallies.cancellations(connection, submission_id) if cancelled else [],
+    )

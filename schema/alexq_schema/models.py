@@ -21,6 +21,16 @@ HISTORY = "active.log"
 
 
 @dataclass(frozen=True)
+class Activation:
+    """One line of the history: when a version was made the active one."""
+
+    at: str
+    ref: str
+    actor: str = ""
+    """The person or program that did it; empty where that is not known."""
+
+
+@dataclass(frozen=True)
 class ModelVersion:
     """One version folder, its ``model.json`` read and valid; weights and labels not yet checked."""
 
@@ -146,8 +156,12 @@ class ModelStore:
             return None
         return there.st_mtime_ns, there.st_ino
 
-    def activate(self, ref: str) -> ModelVersion:
+    def activate(self, ref: str, actor: str = "") -> ModelVersion:
         """Make ``ref`` the version that workers serve: running ones take it up within seconds.
+
+        Args:
+            ref: ``name/version``.
+            actor: who does it, for the history.
 
         Raises:
             ModelNotFoundError: it is not in the folder.
@@ -160,10 +174,10 @@ class ModelStore:
         draft = self._active_path.with_suffix(".tmp")
         draft.write_text(ref + "\n", "utf-8")
         draft.replace(self._active_path)
-        self._record(before, ref)
+        self._record(before, ref, actor)
         return version
 
-    def rollback(self) -> ModelVersion:
+    def rollback(self, actor: str = "") -> ModelVersion:
         """Make the version that was active before this one the active one again.
 
         Raises:
@@ -175,27 +189,29 @@ class ModelStore:
             raise ModelNotFoundError(
                 f"no other version was active in {self.models_dir}: activate one by its name"
             )
-        return self.activate(previous)
+        return self.activate(previous, actor)
 
     def previous_ref(self) -> str | None:
         """Return the version that was active before this one, or None if there was none."""
         active = self.active_ref()
-        return next((ref for _, ref in reversed(self.history()) if ref != active), None)
+        return next((one.ref for one in reversed(self.history()) if one.ref != active), None)
 
-    def history(self) -> list[tuple[str, str]]:
-        """Return when each activation was, and of which version, oldest first."""
+    def history(self) -> list[Activation]:
+        """Return every activation, oldest first."""
         try:
             lines = (self.models_dir / HISTORY).read_text("utf-8").splitlines()
         except FileNotFoundError:
             return []
-        return [(at, ref) for at, _, ref in (line.partition(" ") for line in lines) if ref]
+        return [Activation(*words) for line in lines if len(words := line.split(" ", 2)) > 1]
 
-    def _record(self, before: str | None, ref: str) -> None:
+    def _record(self, before: str | None, ref: str, actor: str) -> None:
         """Add to the history; after the fact, so that what is there was active."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        refs = [before, ref] if before and not self.history() else [ref]  # an earlier release kept none
+        lines = [f"{at} {ref} {' '.join(actor.split())}".rstrip()]
+        if before and not self.history():  # an earlier release kept none
+            lines.insert(0, f"{at} {before}")
         with (self.models_dir / HISTORY).open("a", encoding="utf-8") as file:
-            file.writelines(f"{at} {one}\n" for one in refs)
+            file.writelines(f"{line}\n" for line in lines)
 
     @property
     def _canary_path(self) -> Path:

@@ -65,12 +65,16 @@ def test_every_page_shows_a_busy_system_in_flowers_look(seeded: Seeded, monitor:
     (waiting,) = [one for one in shown["/overview"].all("article") if "Waiting" in one.text]
     assert " ".join(waiting.text.split()).startswith("Waiting 40 5 interactive · 35 bulk · oldest ")
     assert "gpu-1:4100" in shown["/overview"].cells()
+    assert {"cuda:0 NVIDIA L4", "1.3 of 24.1 GB"} <= set(shown["/overview"].cells())
+    for said in ("Failed in the last hour", "In · done a second", "in workers' hands · batches of", "% full"):
+        assert said in " ".join(shown["/overview"].text.split()), said
     assert "8 jobs are dead" in shown["/overview"].text
     assert len(shown["/results"].all("tr")) == 51
     assert shown["/dead"].cells()[0] == "image_lost"
     assert len(shown["/dead"].all("a", class_="alexq-code")) == 2
     assert any(cell.startswith("100.0 %") for cell in shown["/submissions"].cells())
     assert "61–64" in shown["/batches"].cells()
+    assert "gpu-1:4100" in shown["/batches"].cells()
     assert BASE in shown["/models"].cells()
 
     job = page(monitor, f"/results/{job_id}")
@@ -79,6 +83,9 @@ def test_every_page_shows_a_busy_system_in_flowers_look(seeded: Seeded, monitor:
     assert "1.4 s" in job.text
     died = page(monitor, f"/results/{dead_id}")
     assert died.cells().count("errored") + died.cells().count("crashed") == 3
+    assert "in a worker's hands" in died.text
+    assert "decoded" in job.text
+    assert "decoded" not in died.text
     submission = page(monitor, f"/submissions/{submission_id}")
     assert "40" in submission.cells()
 
@@ -238,7 +245,7 @@ def test_a_picture_is_small_and_new_and_what_cannot_be_shown_has_a_placeholder(
     ("path", "status", "said"),
     [
         ("/results?state=done", 400, "is no state"),
-        ("/results?min=many&after=soon", 400, "is no time"),
+        ("/results?min=many&after=soon", 400, "From, UTC: 'soon' is no time"),
         ("/results?submission=1", 400, "is not an id"),
         ("/results?older=x", 404, "is not an id"),
         ("/results/no-such-id", 404, "is not an id"),
@@ -258,6 +265,7 @@ def test_what_makes_no_sense_gets_a_clear_page(
     answer = sqlite_monitor.get(path)
     assert answer.status_code == status, answer.text
     assert said in parse(answer.text).text
+    assert status == 200 or 'id="alexq-status"' not in answer.text  # it asks for itself again for nothing
     assert "Traceback" not in answer.text
 
 

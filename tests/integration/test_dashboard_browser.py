@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from sqlalchemy import func, select
 
@@ -58,6 +59,15 @@ def scrolls_sideways(browser: Browser) -> bool:
     return bool(browser.driver.execute_script(script))
 
 
+def right_edge(browser: Browser, css: str) -> float:
+    """Return where the elements that match end, in pixels from the left."""
+    script = """
+        const found = [...document.querySelectorAll(arguments[0])];
+        return Math.max(...found.map((e) => e.getBoundingClientRect().right));
+    """
+    return float(browser.driver.execute_script(script, css))
+
+
 def luminance(browser: Browser) -> float:
     """Return how light the page's ground is, 0 to 1."""
     script = "return getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3)"
@@ -81,6 +91,9 @@ def test_every_page_is_right_in_both_themes_on_a_desk_and_on_a_telephone(
             assert len(browser.all(".app-nav .nav-link")) >= 9
             if not path.startswith(("/workers", "/tasks", "/broker")):
                 assert not scrolls_sideways(browser), (path, width)
+                assert browser.faint_texts() == [], (path, width)
+            if path in ("/dead", "/submissions"):  # what matters is seen without scrolling a table
+                assert right_edge(browser, "td:last-child") <= width, (path, width)
         assert (luminance(browser) > 0.5) == (theme == "light"), path
         assert browser.complaints() == [], path
     browser.open(admin.url + one[0])
@@ -107,8 +120,38 @@ def test_a_page_refreshes_itself_and_what_was_typed_and_focused_stays(
     assert browser.complaints() == []
 
 
-def test_a_dashboard_that_is_gone_is_said(seeded: Seeded, admin: MonitorProcess, browser: Browser) -> None:
+def test_what_is_focused_stays_so_when_other_rows_go_or_rows_change_places(
+    database: Database, seeded: Seeded, admin: MonitorProcess, browser: Browser
+) -> None:
+    def focus(css: str) -> str:
+        browser.driver.execute_script("document.querySelector(arguments[0]).focus()", css)
+        return focused()
+
+    def focused() -> str:
+        return str(browser.driver.execute_script("return document.activeElement.closest('tr')?.id"))
+
+    browser.open(f"{admin.url}/dead")
+    rows = [row.get_attribute("id") or "" for row in browser.all("tr[id^='job-']")]
+    kept = focus(f"tr[id='{rows[2]}'] button")
+    System(database).redrive([UUID(rows[0].removeprefix("job-"))])
+    eventually(lambda: not browser.all(f"tr[id='{rows[0]}']"))
+    assert focused() == kept == rows[2]
+
+    kept = focus("#group-worker_crashed button")
+    assert browser.texts("tr[id^='group-'] a")[0] == "image_lost"
+    System(database).redrive(error_code="image_lost", limit=20)
+    eventually(lambda: browser.texts("tr[id^='group-'] a")[0] == "worker_crashed")
+    assert focused() == kept == "group-worker_crashed"
+
+
+def test_a_dashboard_that_is_gone_or_wants_a_login_is_said(
+    seeded: Seeded, admin: MonitorProcess, browser: Browser
+) -> None:
     browser.open(f"{admin.url}/overview")
+    browser.wait_for(".status-dot-live")
+    browser.driver.execute_script("history.replaceState(null, '', '/')")  # leads elsewhere, as to a login
+    eventually(lambda: browser.texts("#alexq-status")[0].endswith(": log in again"))
+    browser.driver.execute_script("history.replaceState(null, '', '/overview')")
     browser.wait_for(".status-dot-live")
     admin.process.kill()
     browser.wait_for(".status-dot-error")
@@ -154,6 +197,20 @@ def test_an_administrator_is_asked_before_it_is_done(
     assert dead() == 0
     assert "dashboard:this machine" in browser.text()
     assert browser.complaints() == []
+
+
+def test_a_double_click_acts_once(seeded: Seeded, admin: MonitorProcess, browser: Browser) -> None:
+    """However slow the first answer is: the browser gives up on it, the dashboard does not."""
+    sent = """
+        const [form] = arguments, how = {cancelable: true, bubbles: true};
+        return [1, 2].map(() => form.dispatchEvent(new SubmitEvent("submit", how)));
+    """
+    browser.open(f"{admin.url}/dead")
+    assert browser.driver.execute_script(sent, browser.all("tr[id^='job-'] form")[0]) == [True, False]
+    browser.open(f"{admin.url}/dead")
+    ActionChains(browser.driver).double_click(browser.all("tr[id^='job-'] form button")[0]).perform()
+    said = eventually(lambda: browser.texts("[role=status] p"))
+    assert said == ["1 job queued again."]
 
 
 def test_with_a_login_whoever_has_it_acts_and_nobody_else_sees_anything(
@@ -221,4 +278,5 @@ def test_an_empty_system_looks_right_too(admin: MonitorProcess, browser: Browser
         browser.open(admin.url + path)
         assert "alexq" in browser.text() or "No job is dead" in browser.text(), path
         assert not scrolls_sideways(browser), path
+        assert path == "/overview" or right_edge(browser, ".empty-table-message") <= 390, path
         assert browser.complaints() == [], path

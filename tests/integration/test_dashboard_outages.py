@@ -47,7 +47,8 @@ def said(monitor: MonitorProcess) -> str:
 
 def test_a_database_that_is_not_there_is_said_on_every_page(settings: Settings, tmp_path: Path) -> None:
     port = free_port()
-    settings = settings.model_copy(update={"database_url": f"postgresql://x:secret@127.0.0.1:{port}/x"})
+    away = {"database_url": f"postgresql://x:secret@127.0.0.1:{port}/x", "monitor_admin": True}
+    settings = settings.model_copy(update=away)
     with running_monitor(settings, tmp_path / "monitor.log") as monitor:
         overview = said(monitor)
         assert "The database cannot be read" in overview
@@ -61,6 +62,11 @@ def test_a_database_that_is_not_there_is_said_on_every_page(settings: Settings, 
             part = monitor.get(path, **{"X-Alexq-Fragment": "1"})
             assert part.status_code == 503
             assert "<" not in part.text
+        token = {"_xsrf": monitor.client.cookies["_xsrf"]}
+        action = monitor.client.post("/dead/redrive", data={"which": "all", **token})
+        assert action.status_code == 503
+        assert "look before you press again. Back to Dead jobs" in parse(action.text).text
+        assert "comes back by itself" not in action.text
         assert monitor.get("/workers").status_code == 200
 
 
@@ -106,7 +112,9 @@ def test_a_file_that_was_taken_away_is_said_though_it_is_still_open(
         overview = eventually(lambda: "cannot be read" in (it := said(monitor)) and it)
         assert f"the file {file} is not there" in overview
         assert "alexq migrate" in overview
-        assert monitor.get("/results").status_code == 503
+        page = monitor.get("/results")
+        assert page.status_code == 503
+        assert "<code>alexq migrate</code>" in page.text
         elsewhere.rename(file)
         eventually(lambda: "Waiting 3" in said(monitor))
 

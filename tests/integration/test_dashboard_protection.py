@@ -201,6 +201,9 @@ def test_an_administrator_cancels_a_submission(
     with database.read() as connection:
         theirs = select(Job.state).where(Job.submission_id == seeded.submission_ids[-1])
         assert "queued" not in connection.execute(theirs).scalars().all()
+        record = select(JobEvent.actor).where(JobEvent.kind == "cancelled")
+        assert connection.execute(record).scalars().all() == number * ["dashboard:this machine"]
+    assert f"{number} jobs by dashboard:this machine" in admin.get(page).text
     assert admin.post(f"{page}/cancel", {}, "/dead").headers["location"] == f"{page}?cancelled=0"
 
 
@@ -215,9 +218,12 @@ def test_an_administrator_activates_a_model_that_is_whole(admin: MonitorProcess,
         assert admin.post("/models/activate", {"model": "../../etc"}, "/dead").status_code == 409
         assert admin.post("/models/activate", {"model": "alexnet/no-such"}, "/dead").status_code == 409
         assert store.active_ref() == other
-        assert f"Roll back to {before}" in admin.get("/models").text
+        shown = admin.get("/models").text
+        assert f"Roll back to {before}" in shown
+        assert "dashboard:this machine" in shown
         assert admin.post("/models/rollback", {}, "/dead").status_code == 303
         assert store.active_ref() == before
+        assert [one.actor for one in store.history()[-2:]] == 2 * ["dashboard:this machine"]
     finally:
         store.activate(before)
         shutil.rmtree(store.folder(other))
@@ -247,7 +253,10 @@ def test_nothing_is_done_without_the_token(admin: MonitorProcess, database: Data
     for path, data in ACTIONS.items():
         path = path.format(submission=seeded.submission_ids[-1])
         assert admin.client.post(path, data=data).status_code == 403, path
-        assert admin.client.post(path, data={**data, "_xsrf": "guess"}).status_code == 403, path
+        old = admin.client.post(path, data={**data, "_xsrf": "guess"})
+        assert old.status_code == 403, path
+        assert "Nothing was done" in old.text
+        assert "Back to " in old.text
     assert states(database)["dead"] == 6
 
 

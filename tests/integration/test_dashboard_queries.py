@@ -10,14 +10,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Row, select, text, update
+from sqlalchemy import Row, insert, select, text, update
 
-from alexq_schema.db import dashboard, minutes, search, tallies
+from alexq_schema.db import dashboard, jobs, minutes, search, tallies
 from alexq_schema.db.bounded import read_within
 from alexq_schema.db.clock import db_now
 from alexq_schema.db.search import JobSearch
 from alexq_schema.db.session import Database
-from alexq_schema.db.tables import Job, Submission, Worker
+from alexq_schema.db.tables import Job, JobEvent, Submission, Worker
 from alexq_schema.errors import DatabaseUnavailableError
 from alexq_schema.images import open_image_store
 from alexq_schema.job import JobState
@@ -188,10 +188,14 @@ def test_dead_jobs_are_grouped_by_what_they_are_dead_of(database: Database, seed
 
 
 def test_redrives_say_who_and_what_it_was_dead_of(database: Database, seeded: Seeded) -> None:
+    """However much else happened since."""
     System(database).redrive(seeded.job_ids["dead"][:3])
+    later = {"job_id": seeded.job_ids["failed"][0], "at": db_now(), "kind": "errored", "attempt": 1}
+    with database.begin() as connection:
+        connection.execute(insert(JobEvent).values([later] * 1_500))
     with database.read() as connection:
         done = dashboard.redrives(connection, 2)
-    assert len(done) == 2
+    assert [event.job_id for event in done] == seeded.job_ids["dead"][2:0:-1]
     assert {event.actor for event in done} == {"a test"}
     assert {event.code for event in done} <= {"image_lost", "worker_crashed"}
 
@@ -236,12 +240,34 @@ def test_a_submission_is_tallied_from_its_jobs(database: Database, seeded: Seede
     assert waiting + then == sorted(queued)
 
 
+def test_who_cancelled_jobs_of_a_submission_is_known(database: Database, seeded: Seeded) -> None:
+    mine, theirs, unknown = (
+        seeded.job_ids["queued"][:2],
+        seeded.job_ids["queued"][2:5],
+        seeded.job_ids["queued"][5:7],
+    )
+    ended = seeded.job_ids["succeeded"][:1]
+    for ids, actor in ((mine, "me"), (theirs + ended, "they"), (mine, "too late"), (unknown, None)):
+        with database.begin() as connection:
+            jobs.cancel(connection, ids, actor=actor)
+    submission_id = next(row.submission_id for row in rows(database) if row.id == mine[0])
+    with database.read() as connection:
+        found = tallies.cancellations(connection, submission_id)
+        others = tallies.cancellations(connection, seeded.submission_ids[0])
+    assert {(one.actor, one.jobs) for one in found} == {("me", 2), ("they", 3)}
+    assert others == []
+
+
 def test_the_time_left_is_as_fast_as_so_far(database: Database, seeded: Seeded) -> None:
+    """While some are left, up to now: one that stands still shows it."""
     with database.read() as connection:
         tally = tallies.tally(connection, [seeded.submission_ids[-1]])[seeded.submission_ids[-1]]
     assert tally.per_s is not None
     assert tally.left_s == pytest.approx(tally.left / tally.per_s)
-    tally.first_claimed_at = tally.last_finished_at
+    assert tally.at is not None
+    tally.at += timedelta(days=1)
+    assert tally.per_s < 0.02
+    tally.first_claimed_at = tally.at
     assert (tally.per_s, tally.left_s) == (None, None)
 
 

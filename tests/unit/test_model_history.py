@@ -42,11 +42,12 @@ def test_a_rollback_goes_to_the_version_before_and_back(store: ModelStore) -> No
     with pytest.raises(ModelNotFoundError):
         store.rollback()
     for version in ("1", "2", "3", "3"):
-        store.activate(f"pets/{version}")
+        store.activate(f"pets/{version}", "cli:anna")
 
     assert store.rollback().info.ref == store.active_ref() == "pets/2"
     assert store.rollback().info.ref == "pets/3"
-    assert [ref for _, ref in store.history()] == [f"pets/{n}" for n in (1, 2, 3, 3, 2, 3)]
+    assert [one.ref for one in store.history()] == [f"pets/{n}" for n in (1, 2, 3, 3, 2, 3)]
+    assert [one.actor for one in store.history()] == 4 * ["cli:anna"] + 2 * [""]
 
 
 def test_a_version_that_an_earlier_release_activated_can_be_gone_back_to(store: ModelStore) -> None:

@@ -11,7 +11,17 @@ from uuid import UUID
 from alexq_schema.db.search import JobSearch
 from alexq_schema.job import JobState
 
-FIELDS: Final = ("state", "label", "model", "submission", "tenant", "after", "before", "min")
+FIELDS: Final = {
+    "state": "State",
+    "label": "Label",
+    "min": "At least, %",
+    "model": "Model",
+    "submission": "Submission",
+    "tenant": "Tenant",
+    "after": "From, UTC",
+    "before": "To, UTC",
+}
+"""Name, and what the form calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,7 @@ def read(written: Mapping[str, str]) -> Asked:
         try:
             values[name] = parse(text)
         except ValueError as error:
-            problems.append(f"{field}: {text[:80]!r} {error}")
+            problems.append(f"{FIELDS[field]}: {text[:80]!r} {error}")
     return Asked(written, JobSearch(**values), problems)
 
 

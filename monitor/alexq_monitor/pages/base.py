@@ -15,7 +15,7 @@ from tornado.web import HTTPError, RequestHandler, authenticated
 
 from alexq_monitor import charts, words
 from alexq_monitor.dashboard import Dashboard
-from alexq_monitor.look import prefixed
+from alexq_monitor.look import TABS, prefixed
 from alexq_monitor.protection import HEADERS, require_local_name, require_own_page
 from alexq_schema.errors import AlexqError, RejectedError, UnavailableError
 
@@ -40,7 +40,8 @@ class Page(BaseHandler):
     title: ClassVar[str]
     tab: ClassVar[str]
     top: ClassVar[str | None] = None
-    refresh_s: ClassVar[int] = REFRESH_S
+    refresh_s: int = REFRESH_S
+    """0: it does not refresh itself."""
 
     def initialize(self, dashboard: Dashboard) -> None:
         """Take what the pages share."""
@@ -64,7 +65,14 @@ class Page(BaseHandler):
         """Check what Flower checks and, with or without a login, that a page of ours sent this."""
         super().check_xsrf_cookie()
         require_own_page(self.request)
-        RequestHandler.check_xsrf_cookie(self)
+        try:
+            RequestHandler.check_xsrf_cookie(self)
+        except HTTPError as error:
+            raise HTTPError(
+                403,
+                "Nothing was done: the page that this was sent from was too old, or this browser keeps no "
+                "cookies for it. Open it again, and press again.",
+            ) from error
 
     @property
     def _has_login(self) -> bool:
@@ -174,6 +182,8 @@ class Page(BaseHandler):
             self.current_user = None
         error = kwargs.get("exc_info", (None, None))[1]
         status_code, message = _explained(status_code, error)
+        tab = getattr(self, "tab", "")
+        is_away, is_action = isinstance(error, UnavailableError), self.request.method == "POST"
         self.set_status(status_code)
         if self.request.headers.get(FRAGMENT):
             self.set_header("Content-Type", "text/plain; charset=UTF-8")
@@ -183,8 +193,11 @@ class Page(BaseHandler):
             "alexq/problem.html",
             message=message,
             page_title=HTTPStatus(status_code).phrase,
-            active_tab=getattr(self, "tab", ""),
-            comes_back=status_code == HTTPStatus.SERVICE_UNAVAILABLE,
+            active_tab=tab,
+            tab_title=dict(TABS)[tab or "overview"],
+            words=words,
+            comes_back=is_away and not is_action and self.refresh_s,
+            may_be_done=is_away and is_action,
             refresh_s=REFRESH_S,
         )
 

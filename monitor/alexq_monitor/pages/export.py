@@ -33,6 +33,7 @@ class ExportPage(SearchPage):
 
     template = "results"
     title = "Export"
+    refresh_s = 0
     _running = 0
 
     async def get(self, kind: str) -> None:

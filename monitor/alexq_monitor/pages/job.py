@@ -38,18 +38,21 @@ def _find(connection: Connection, job_id: UUID) -> _Found:
 
 
 def times(job: Job) -> list[tuple[str, float]]:
-    """Return where the time of a finished job went, in order, in seconds; nothing before it is finished."""
+    """Return where the time of a finished job went, in order, in seconds; nothing before it is finished.
+
+    Stages that it did not come to are not told.
+    """
     spent = job.timings
     if spent.waited_s is None or spent.total_s is None:
         return []
-    decode_s, forward_s = spent.decode_s or 0.0, spent.forward_s or 0.0
-    rest_s = max(0.0, spent.total_s - spent.waited_s - decode_s - forward_s)
-    return [
-        ("waited", max(0.0, spent.waited_s)),
-        ("decoded", decode_s),
-        ("in the batch's forward pass", forward_s),
-        ("between, and committed", rest_s),
-    ]
+    stages = (
+        ("waited" if job.attempt <= 1 else "waited, and earlier attempts", max(0.0, spent.waited_s)),
+        ("decoded", spent.decode_s),
+        ("in the batch's forward pass", spent.forward_s),
+    )
+    known = [(name, seconds) for name, seconds in stages if seconds is not None]
+    rest_s = max(0.0, spent.total_s - sum(seconds for _, seconds in known))
+    return [*known, ("between, and committed" if len(known) > 1 else "in a worker's hands", rest_s)]
 
 
 class JobPage(Page):

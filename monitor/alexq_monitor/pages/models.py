@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -18,9 +19,11 @@ from alexq_schema.db.pages import models
 from alexq_schema.errors import ModelInvalidError, ModelNotFoundError, UsageError
 from alexq_schema.job import ModelRef
 from alexq_schema.model_info import ModelInfo
-from alexq_schema.models import ModelStore, ModelVersion
+from alexq_schema.models import Activation, ModelStore, ModelVersion
 
 log = logging.getLogger("alexq.monitor")
+
+ACTIVATIONS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Shelf:
     """The version that was active before."""
     versions: list[tuple[str, ModelInfo | None, str]]
     """Reference, what its ``model.json`` says, and what is wrong with it."""
+    history: list[Activation]
+    """The last activations, the newest first."""
 
 
 def look(store: ModelStore) -> Shelf:
@@ -45,7 +50,12 @@ def look(store: ModelStore) -> Shelf:
         except (ModelNotFoundError, ModelInvalidError) as error:
             versions.append((ref, None, str(error)))
     return Shelf(
-        str(store.models_dir), store.models_dir.is_dir(), store.active_ref(), store.previous_ref(), versions
+        str(store.models_dir),
+        store.models_dir.is_dir(),
+        store.active_ref(),
+        store.previous_ref(),
+        versions,
+        store.history()[: -ACTIVATIONS - 1 : -1],
     )
 
 
@@ -86,7 +96,7 @@ class Activate(Page):
         ref = self.asked("model")
         if ref is None:
             raise UsageError("say which model: name/version")
-        await _change(self, partial(self.dashboard.sources.models.activate, ref), "activated")
+        await _change(self, partial(self.dashboard.sources.models.activate, ref, self.actor), "activated")
 
 
 class Rollback(Page):
@@ -97,7 +107,7 @@ class Rollback(Page):
     async def post(self) -> None:
         """Make the version that was active before this one the active one again."""
         self.require_admin()
-        await _change(self, self.dashboard.sources.models.rollback, "rolled back to")
+        await _change(self, partial(self.dashboard.sources.models.rollback, self.actor), "rolled back to")
 
 
 async def _change(page: Page, change: Callable[[], ModelVersion], done: str) -> None:

@@ -41,16 +41,16 @@ class ResultsPage(SearchPage):
         """Show a page of what is asked for."""
         asked = self.search()
         older = self.asked("older")
+        form = {"asked": asked, "states": list(JobState), "titles": asking.FIELDS, "older": older}
         if asked.problems:
             self.set_status(400)
-            self.show(asked=asked, states=list(JobState), jobs=[], page=None, older=older, looked_back=None)
+            self.refresh_s = 0
+            self.show(**form, jobs=[], page=None, looked_back=None)
             return
         after = None if older is None else self.asked_id(older)
         page, jobs = await self.dashboard.sources.read(lambda c: find(c, asked.search, after, PAGE))
         looked_back = time_of(page.next_after) if page.next_after and page.is_cut_short else None
-        self.show(
-            asked=asked, states=list(JobState), jobs=jobs, page=page, older=older, looked_back=looked_back
-        )
+        self.show(**form, jobs=jobs, page=page, looked_back=looked_back)
 
 
 def find(

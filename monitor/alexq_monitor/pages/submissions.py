@@ -63,7 +63,7 @@ class CancelSubmission(Page):
     tab = "submissions"
 
     async def post(self, submission_id: str) -> None:
-        """Cancel what waits or runs, some thousands at a time."""
+        """Cancel what waits or runs, some thousands at a time, with a record of who did it."""
         self.require_admin()
         known = self.asked_id(submission_id)
         await self.dashboard.sources.read(partial(_one, submission_id=known))
@@ -71,7 +71,7 @@ class CancelSubmission(Page):
         while ids := await self.dashboard.sources.read(
             partial(tallies.open_ids, submission_id=known, after=after, limit=jobs.IDS_PER_STATEMENT)
         ):
-            gone = await self.dashboard.sources.write(partial(jobs.cancel, job_ids=ids))
+            gone = await self.dashboard.sources.write(partial(jobs.cancel, job_ids=ids, actor=self.actor))
             cancelled, after = cancelled + len(gone), ids[-1]
             # A hint to those who wait: they ask the database before long.
             await or_error(self.dashboard.sources.broker(partial(announce, finished=gone)))

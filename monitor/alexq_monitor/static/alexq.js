@@ -1,5 +1,5 @@
 // Keeps the live part of a page up to date: fetches it, and changes only what differs, so that focus,
-// selection, scroll and what was typed stay. Asks before an action.
+// selection, scroll and what was typed stay. Asks before an action, and does not send it twice.
 (function () {
     "use strict";
 
@@ -10,7 +10,9 @@
     var refreshedAt = new Date();
     var timer = null;
     var isAsking = false;
+    var sentAt = -Infinity;
     var LONGEST_MS = 6500;
+    var TWICE_MS = 10000;
 
     function clock(time) {
         return time.toLocaleTimeString([], {hour12: false});
@@ -51,12 +53,16 @@
     // Makes the children of `to` those of `from`; a row that is known by its id is moved, not made anew.
     function change(to, from) {
         var known = {};
-        var next = to.firstChild;
+        var wantedIds = new Set(Array.from(from.children, function (child) { return child.id; }));
+        // What is gone goes first: the rows after it need not move, and what moves loses the focus.
         Array.from(to.children).forEach(function (child) {
-            if (child.id) {
+            if (child.id && !wantedIds.has(child.id)) {
+                child.remove();
+            } else if (child.id) {
                 known[child.id] = child;
             }
         });
+        var next = to.firstChild;
         Array.from(from.childNodes).forEach(function (wanted) {
             var found = wanted.id && known[wanted.id];
             // White space between elements is not the same in a page and in its part alone.
@@ -92,6 +98,14 @@
         }
     }
 
+    function show(text) {
+        var focused = document.activeElement;
+        change(live, new DOMParser().parseFromString(text, "text/html").body);
+        if (focused !== document.activeElement && focused.isConnected) {
+            focused.focus({preventScroll: true});
+        }
+    }
+
     function failed(why) {
         say("Not refreshed since " + clock(refreshedAt) + ": " + why, false);
     }
@@ -106,19 +120,23 @@
         fetch(window.location.href, {
             headers: {"X-Alexq-Fragment": "1"},
             credentials: "same-origin",
-            redirect: "error",
+            redirect: "manual",  // to a login
             signal: giveUp.signal
         }).then(function (answer) {
             return answer.text().then(function (text) {
+                if (answer.status === 401 || answer.type === "opaqueredirect") {
+                    failed("log in again");
+                    return;
+                }
                 if (!answer.ok) {
-                    failed(text.length < 300 && answer.status !== 401 ? text : "log in again");
+                    failed(text.length < 300 ? text : "the dashboard cannot make this page");
                     return;
                 }
                 if ("reload" in live.dataset) {
                     window.location.reload();
                     return;
                 }
-                change(live, new DOMParser().parseFromString(text, "text/html").body);
+                show(text);
                 refreshedAt = new Date();
                 say("Live, " + clock(refreshedAt), true);
             });
@@ -138,10 +156,15 @@
 
     document.addEventListener("submit", function (event) {
         var question = event.target.getAttribute("data-confirm");
-        if (question && !window.confirm(question)) {
+        var isTwice = performance.now() - sentAt < TWICE_MS;  // the answer to the second says that nothing was done
+        if (isTwice || (question && !window.confirm(question))) {
             event.preventDefault();
+        } else if (event.target.method === "post") {
+            sentAt = performance.now();
         }
     });
+
+    window.addEventListener("pageshow", function () { sentAt = -Infinity; });
 
     if (everyMs) {
         say("Live, " + clock(refreshedAt), true);

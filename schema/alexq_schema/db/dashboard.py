@@ -206,13 +206,17 @@ _EVENTS = select(
     JobEvent.detail,
     JobEvent.actor,
 )
-_LOOK_AT_EVENTS = 1_000
+_LOOK_AT_EVENTS = 10_000
 
 
 def redrives(connection: Connection, limit: int) -> list[Event]:
     """Return up to ``limit`` redrives, the last first; only the record's newest lines are looked at."""
-    newest = connection.execute(_EVENTS.order_by(JobEvent.id.desc()).limit(_LOOK_AT_EVENTS))
-    return [Event(*row) for row in newest if row.kind == JobEventKind.REDRIVEN][:limit]
+    newest = select(JobEvent.id, JobEvent.kind).order_by(JobEvent.id.desc()).limit(_LOOK_AT_EVENTS).subquery()
+    ids = select(newest.c.id).where(newest.c.kind == JobEventKind.REDRIVEN).order_by(newest.c.id.desc())
+    rows = connection.execute(
+        _EVENTS.where(JobEvent.id.in_(ids.limit(limit).subquery().select())).order_by(JobEvent.id.desc())
+    )
+    return [Event(*row) for row in rows]
 
 
 def events(connection: Connection, job_id: UUID) -> list[Event]:

@@ -80,6 +80,8 @@ class JobEventKind(StrEnum):
     ERRORED = "errored"
     CRASHED = "crashed"
     REDRIVEN = "redriven"
+    CANCELLED = "cancelled"
+    """By a person; what a client takes back itself is not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,10 @@ def _record(kind: JobEventKind, values: Mapping[str, Any], *conditions: ColumnEl
     columns = {"at": db_now(), "kind": literal(kind.value, String), **values}
     chosen = select(*columns.values()).where(*conditions).order_by(Job.id).with_for_update(of=Job)
     return insert(JobEvent).from_select(list(columns), chosen)
+
+
+def _named(actor: str) -> ColumnElement[str]:
+    return literal(storable(actor)[:255], String)
 
 
 def _record_mine(kind: JobEventKind) -> Insert:
@@ -423,13 +429,22 @@ _CANCEL = (
 )
 
 
-def cancel(connection: Connection, job_ids: Sequence[UUID]) -> list[tuple[UUID | None, UUID]]:
+def cancel(
+    connection: Connection, job_ids: Sequence[UUID], *, actor: str | None = None
+) -> list[tuple[UUID | None, UUID]]:
     """Cancel those that are not terminal: a queued job at once, a running one's result is discarded.
+
+    Args:
+        actor: who does it; each job that is cancelled then has a record of it.
 
     Returns:
         (submission id, job id) of each that was cancelled.
     """
-    rows = connection.execute(_CANCEL, {"b_ids": job_ids})
+    rows = connection.execute(_CANCEL, {"b_ids": job_ids}).all()
+    if actor is not None and rows:
+        done = {"job_id": Job.id, "attempt": Job.attempt, "worker_id": Job.worker_id, "actor": _named(actor)}
+        record = _record(JobEventKind.CANCELLED, done, among(Job.id, "b_ids"))
+        connection.execute(record, {"b_ids": [row.id for row in rows]})
     return [(row.submission_id, row.id) for row in rows]
 
 
@@ -470,7 +485,7 @@ def redrive(
         "worker_id": Job.worker_id,
         "code": Job.error_code,
         "detail": Job.error_detail,
-        "actor": literal(storable(actor)[:255], String),
+        "actor": _named(actor),
     }
     connection.execute(_record(JobEventKind.REDRIVEN, past, are_chosen), chosen)
     connection.execute(

@@ -175,14 +175,14 @@ class JobEvent(Base):
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     at: Mapped[datetime]
     kind: Mapped[str] = mapped_column(String(16))
-    """``errored``, ``crashed`` or ``redriven``."""
+    """``errored``, ``crashed``, ``redriven`` or ``cancelled``."""
     attempt: Mapped[int]
     worker_id: Mapped[UUID | None]
     code: Mapped[str | None] = mapped_column(String(64))
     """The error's code; of a redriven job, the one it was dead of."""
     detail: Mapped[str | None] = mapped_column(Text)
     actor: Mapped[str | None] = mapped_column(String(255))
-    """The person or program that redrove it."""
+    """The person or program that redrove or cancelled it."""
 
     __table_args__ = (Index("ix_job_events_job", "job_id"),)
 

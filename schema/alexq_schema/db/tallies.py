@@ -10,8 +10,10 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, func, select, true
 
+from alexq_schema.db.clock import db_now
+from alexq_schema.db.jobs import JobEventKind
 from alexq_schema.db.rows import IS_ENDED, among
-from alexq_schema.db.tables import Job, Submission
+from alexq_schema.db.tables import Job, JobEvent, Submission
 from alexq_schema.job import JobState
 
 
@@ -33,6 +35,8 @@ class Tally:
     """Jobs by state; fewer than were handed in where old ones were deleted."""
     first_claimed_at: datetime | None = None
     last_finished_at: datetime | None = None
+    at: datetime | None = None
+    """When it was read."""
 
     @property
     def ended(self) -> int:
@@ -46,10 +50,14 @@ class Tally:
 
     @property
     def per_s(self) -> float | None:
-        """Jobs a second, from the first that was claimed to the last that ended."""
-        if self.first_claimed_at is None or self.last_finished_at is None:
+        """Jobs a second, from the first that was claimed to the last that ended; to now while some are left.
+
+        So a submission that stands still becomes slower.
+        """
+        until = self.at if self.left else self.last_finished_at
+        if self.first_claimed_at is None or until is None:
             return None
-        seconds = (self.last_finished_at - self.first_claimed_at).total_seconds()
+        seconds = (until - self.first_claimed_at).total_seconds()
         return self.ended / seconds if seconds > 0 else None
 
     @property
@@ -85,6 +93,7 @@ def tally(connection: Connection, submission_ids: Sequence[UUID]) -> dict[UUID, 
             func.count().label("jobs"),
             func.min(Job.claimed_at).label("claimed_at"),
             func.max(Job.finished_at).label("finished_at"),
+            db_now().label("now"),
         )
         .where(among(Job.submission_id, "b_ids"))
         .group_by(Job.submission_id, Job.state)
@@ -93,6 +102,7 @@ def tally(connection: Connection, submission_ids: Sequence[UUID]) -> dict[UUID, 
     for row in connection.execute(statement, {"b_ids": list(submission_ids)}):
         it = found[row.submission_id]
         it.counts[JobState(row.state)] = row.jobs
+        it.at = row.now
         if row.claimed_at is not None:
             it.first_claimed_at = min(it.first_claimed_at or row.claimed_at, row.claimed_at)
         if row.finished_at is not None:
@@ -110,6 +120,28 @@ def labels(connection: Connection, submission_id: UUID, limit: int) -> list[tupl
         .limit(limit)
     )
     return [(row.label, row.jobs) for row in connection.execute(statement)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """Jobs of a submission that somebody cancelled, and when the last of them was."""
+
+    actor: str | None
+    jobs: int
+    at: datetime
+
+
+def cancellations(connection: Connection, submission_id: UUID) -> list[Cancellation]:
+    """Return who cancelled jobs of a submission, where that is on record; who did it last first."""
+    at = func.max(JobEvent.at)
+    statement = (
+        select(JobEvent.actor, func.count(), at)
+        .join(Job, Job.id == JobEvent.job_id)
+        .where(Job.submission_id == submission_id, JobEvent.kind == JobEventKind.CANCELLED)
+        .group_by(JobEvent.actor)
+        .order_by(at.desc())
+    )
+    return [Cancellation(*row) for row in connection.execute(statement)]
 
 
 def open_ids(connection: Connection, submission_id: UUID, *, after: UUID | None, limit: int) -> list[UUID]:

@@ -40,5 +40,5 @@ def test_every_field_is_read() -> None:
 def test_what_makes_no_sense_is_named(field: str, text: str) -> None:
     asked = asking.read({field: text})
     (problem,) = asked.problems
-    assert problem.startswith(f"{field}: ")
+    assert problem.startswith(f"{asking.FIELDS[field]}: ")
     assert asked.search == JobSearch()

@@ -27,7 +27,7 @@ def test_bars_are_as_high_as_their_numbers_and_stand_on_one_another() -> None:
     assert [one["height"] for one in succeeded] == [pytest.approx(72), pytest.approx(36)]
     assert failed[0]["height"] == pytest.approx(24)
     assert failed[0]["y"] + failed[0]["height"] == pytest.approx(succeeded[0]["y"])
-    assert chart.top == "10"
+    assert chart.top == "10 in 1 min"
     assert chart.summary == "Last hour: 14 came in, 9 succeeded, 2 failed"
     assert ElementTree.fromstring(chart.svg).attrib["aria-label"] == chart.summary
 

@@ -250,6 +250,9 @@ def test_a_picture_is_small_and_new_and_what_cannot_be_shown_has_a_placeholder(
         ("/results/export.csv?state=done", 400, "is no state"),
         ("/dead?code=' OR 1=1 --", 200, "No job is dead of this"),
         ("/no-such-page", 404, "page not found"),
+        ("/results/100%25", 404, "'100%' is not an id"),
+        ("/static/%00", 404, "no page of that name"),
+        ("/alexq-static/%00", 404, "no page of that name"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_gets_a_clear_page(

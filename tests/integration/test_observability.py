@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, broker_server: str, models_d
                 "monitor": eventually(lambda: seen_by(settings), 150, what="the dashboard sees the worker"),
                 "gateway": scrape(gateway.settings.gateway_port),
             }
+            stray(settings.monitor_port)
             gateway.process.send_signal(signal.SIGTERM)
             assert gateway.process.wait(150) == 0
         assert worker.terminate() == 0
@@ -138,6 +140,13 @@ def submit(client: Any) -> None:
         files = [("image", (f"{n}.jpg", photo, "image/jpeg")) for n, photo in enumerate(photos)]
         assert client.post("/v1/submissions", files=files).status_code == 202
         assert client.post("/v1/jobs", content=photos[0], headers=JPEG).status_code == 429
+
+
+def stray(port: int) -> None:
+    """Ask the dashboard for what it does not have, which its log tells."""
+    for path in ("no-such-page", "results/nobody", "worker/%0a%1b[2J"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=300)
 
 
 def seen_by(settings: Settings) -> str | None:
@@ -275,6 +284,8 @@ def test_each_process_logs_json_and_says_what_a_line_is_about(scene: Scene) -> N
         for line in lines:
             assert line.keys() >= {"timestamp", "level", "event", "logger"}
             assert line["process"] == name
+    refused = [line for line in scene.logs["monitor"] if line["event"].startswith("404 ")]
+    assert [line["level"] for line in refused] == ["warning"] * 2
     worker = scene.logs["worker"]
     assert len({line["worker_id"] for line in worker if line["event"] == "batch"}) == 1
     batches = [line for line in worker if line["event"] == "batch"]

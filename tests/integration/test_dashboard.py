@@ -14,7 +14,7 @@ from PIL import Image
 from sqlalchemy import update
 
 from alexq_schema.db.session import Database
-from alexq_schema.db.tables import Job, Worker
+from alexq_schema.db.tables import Job, ModelVersion, Submission, Worker
 from alexq_schema.images import open_image_store
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
@@ -191,10 +191,19 @@ def test_what_was_submitted_stays_text(database: Database, seeded: Seeded, monit
             connection.execute(update(Job).where(Job.id == job_id).values(**new))
         dead = update(Job).where(Job.state == "dead")
         connection.execute(dead.values(error_code="<i>x</i>", error_detail=script, source=script))
+        connection.execute(update(Submission).values(tenant=script))
+        connection.execute(update(ModelVersion).values(name=script, version=script))
+        said = {"refused_model": script, "refused_reason": script, "unhealthy_reason": script}
+        connection.execute(
+            update(Worker).values(host=script, device=script, unhealthy_at=Worker.started_at, **said)
+        )
     for path in (
         "/overview",
         "/results?state=succeeded",
         "/dead",
+        "/batches",
+        "/models",
+        "/submissions",
         f"/results/{seeded.job_ids['succeeded'][-1]}",
         f"/results?label={script}&model={script}&tenant={script}&state={script}",
         f"/submissions/{seeded.submission_ids[-1]}",
@@ -203,7 +212,8 @@ def test_what_was_submitted_stays_text(database: Database, seeded: Seeded, monit
         assert "<script>alert" not in html, path
         assert "<i>x" not in html, path
         parse(html)
-    assert script in page(monitor, "/results?state=succeeded").text
+    for path in ("/results?state=succeeded", "/overview", "/models", "/batches"):
+        assert script in page(monitor, path).text, path
 
     rows = list(csv.reader(io.StringIO(monitor.get("/results/export.csv?state=succeeded").text)))
     assert rows[1][2] == script

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from tornado.web import create_signed_value
 
 from alexq.stack.environment import environment
 from alexq_schema.db.session import Database
@@ -124,14 +125,20 @@ def test_without_a_login_nobody_gets_in_by_any_route(
         assert "IMG_" in right.text
 
 
-def test_with_oauth_a_stranger_is_sent_to_the_login(
-    settings: Settings, seeded: Seeded, tmp_path: Path
+def test_with_oauth_a_stranger_is_sent_to_the_login_and_who_is_known_acts(
+    settings: Settings, database: Database, seeded: Seeded, tmp_path: Path
 ) -> None:
     env = {
-        "FLOWER_AUTH": ".*@example[.]com",
+        "FLOWER_AUTH": ".*@example.com",
         "FLOWER_AUTH_PROVIDER": "flower.views.auth.GithubLoginHandler",
+        "FLOWER_COOKIE_SECRET": "of this test",
         "FLOWER_URL_PREFIX": "see",
     }
+    anna, eve = (
+        {"Cookie": f"user={create_signed_value('of this test', 'user', name).decode()}"}
+        for name in ("anna@example.com", "eve@evil.example")
+    )
+    settings = settings.model_copy(update={"monitor_admin": True})
     with running_monitor(settings, tmp_path / "monitor.log", env) as monitor:
         for pattern, path in routes(settings, seeded, tmp_path, env).items():
             if pattern in OPEN:
@@ -143,6 +150,45 @@ def test_with_oauth_a_stranger_is_sent_to_the_login(
                 if answer.status_code == 302:
                     assert answer.headers["location"].startswith("/see/login?next="), path
                     assert method in ("GET", "HEAD")
+        assert monitor.get("/see/results", **eve).status_code == 302
+        assert "IMG_" in monitor.get("/see/results", **anna).text
+        for path, data in ACTIONS.items():
+            path = f"/see{path}".format(submission=seeded.submission_ids[-1])
+            assert monitor.client.post(path, data=data, headers=anna).status_code == 403, path
+        token = "0" * 32
+        acts = {"Cookie": f"{anna['Cookie']}; _xsrf={token}", "X-Xsrftoken": token}
+        done = monitor.client.post("/see/dead/redrive", data={"which": "all"}, headers=acts)
+        assert done.headers["location"].startswith("/see/dead?redriven=")
+    with database.read() as connection:
+        record = set(connection.execute(select(JobEvent.actor).where(JobEvent.kind == "redriven")).scalars())
+    assert record == {"dashboard:anna@example.com"}
+
+
+@pytest.mark.parametrize(
+    ("provider", "leads_to"),
+    [
+        ("GoogleAuth2LoginHandler", "https://accounts.google.com/"),
+        ("GithubLoginHandler", "https://github.com/"),
+        ("GitLabLoginHandler", "https://gitlab.com/"),
+        ("OktaLoginHandler", "https://okta.example/v1/authorize?"),
+    ],
+)
+def test_each_of_flowers_oauth_providers_is_led_to(
+    settings: Settings, tmp_path: Path, provider: str, leads_to: str
+) -> None:
+    env = {
+        "FLOWER_AUTH": "anna@example.com",
+        "FLOWER_AUTH_PROVIDER": f"flower.views.auth.{provider}",
+        "FLOWER_OAUTH2_KEY": "our-client",
+        "FLOWER_OAUTH2_SECRET": "our-secret",
+        "FLOWER_OAUTH2_REDIRECT_URI": "http://localhost:5555/login",
+        "FLOWER_OAUTH2_OKTA_BASE_URL": "https://okta.example",
+    }
+    with running_monitor(settings, tmp_path / "monitor.log", env) as monitor:
+        location = monitor.get("/login").headers["location"]
+    assert location.startswith(leads_to)
+    assert "client_id=our-client" in location
+    assert "our-secret" not in location
 
 
 def test_everything_is_below_the_prefix(settings: Settings, seeded: Seeded, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from alexq_schema.db.session import Database
 from alexq_schema.db.tables import Job, ModelVersion, Submission, Worker
@@ -193,10 +193,11 @@ def test_what_was_submitted_stays_text(database: Database, seeded: Seeded, monit
         connection.execute(dead.values(error_code="<i>x</i>", error_detail=script, source=script))
         connection.execute(update(Submission).values(tenant=script))
         connection.execute(update(ModelVersion).values(name=script, version=script))
-        said = {"refused_model": script, "refused_reason": script, "unhealthy_reason": script}
-        connection.execute(
-            update(Worker).values(host=script, device=script, unhealthy_at=Worker.started_at, **said)
-        )
+        refused = {"refused_model": script, "refused_reason": script}
+        connection.execute(update(Worker).values(host=script, device=script, **refused))
+        one = connection.execute(select(Worker.id).order_by(Worker.id)).scalars().first()
+        unwell = update(Worker).where(Worker.id == one)
+        connection.execute(unwell.values(unhealthy_at=Worker.started_at, unhealthy_reason=script))
     for path in (
         "/overview",
         "/results?state=succeeded",
@@ -214,6 +215,7 @@ def test_what_was_submitted_stays_text(database: Database, seeded: Seeded, monit
         parse(html)
     for path in ("/results?state=succeeded", "/overview", "/models", "/batches"):
         assert script in page(monitor, path).text, path
+    assert page(monitor, "/models").text.count(script) > 3
 
     rows = list(csv.reader(io.StringIO(monitor.get("/results/export.csv?state=succeeded").text)))
     assert rows[1][2] == script

@@ -22,7 +22,7 @@ from alexq_monitor.listening import Server
 from alexq_monitor.look import Templates
 from alexq_monitor.overview import Overview
 from alexq_monitor.pages import batches
-from alexq_monitor.protection import OTHER_NAMES, require_protection
+from alexq_monitor.protection import require_comparable, require_protection
 from alexq_monitor.sources import Shared, Sources
 from alexq_monitor.tallying import Tallies
 from alexq_schema.broker import BrokerAddress
@@ -82,11 +82,18 @@ def build(settings: Settings) -> Flower:
     options.unix_socket = ""
     options.persistent = False
     options.read_only = options.read_only or not settings.monitor_admin
-    require_protection(options.address, has_auth=bool(options.basic_auth or options.auth))
+    has_auth = bool(options.basic_auth or options.auth)
+    require_protection(options.address, has_auth=has_auth)
+    require_comparable(options.basic_auth or ())
     extract_settings()
-    logging.getLogger("tornado.access").propagate = False  # what fails, tornado.application tells
     templates = Templates(Path(tornado_settings["template_path"]), options.url_prefix)
-    flower = Flower(capp=celery_app(settings), options=options, **tornado_settings, template_loader=templates)
+    flower = Flower(
+        capp=celery_app(settings),
+        options=options,
+        **tornado_settings,
+        template_loader=templates,
+        log_function=lambda _: None,  # what fails, tornado.application and tornado.general tell
+    )
     sources, history = Sources(settings), History()
     dashboard = Dashboard(
         sources=sources,
@@ -96,9 +103,9 @@ def build(settings: Settings) -> Flower:
         url_prefix=options.url_prefix or "",
         is_admin=not options.read_only,
     )
-    if not (options.basic_auth or options.auth):
-        flower.add_handlers(OTHER_NAMES, pages.refusals(dashboard))
     flower.add_handlers(".*", [*pages.handlers(dashboard), *metrics.handlers(dashboard)])
+    refusal = pages.refusal(dashboard, has_basic_auth=bool(options.basic_auth), has_auth=has_auth)
+    flower.default_router.rules.insert(0, refusal)
     flower.io_loop.add_callback(Recorder(sources, history).run)
     return flower
 

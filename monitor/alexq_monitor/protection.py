@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
-from urllib.parse import urlsplit
+from base64 import b64decode
+from collections.abc import Collection, Mapping
+from http import HTTPMethod
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from tornado.httputil import HTTPServerRequest
+from tornado.routing import Matcher
 from tornado.web import HTTPError
 
 from alexq_schema.errors import SettingsError
@@ -20,8 +24,8 @@ HEADERS: Final = {
 }
 """Headers of every page of ours."""
 
-OTHER_NAMES: Final = r"(?!localhost$|127(\.\d+){3}$|\[?::1\]?$).*$"
-"""Host names that may lead here from anywhere: none of ``require_local_name``'s."""
+_SAFE: Final = (HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS)
+"""Methods that change nothing."""
 
 
 def require_protection(address: str, *, has_auth: bool) -> None:
@@ -36,6 +40,78 @@ def require_protection(address: str, *, has_auth: bool) -> None:
             "machines without a login: set ALEXQ_MONITOR_LOGIN=name:password, "
             "FLOWER_BASIC_AUTH or FLOWER_AUTH, or keep 127.0.0.1"
         )
+
+
+def require_comparable(logins: Collection[str]) -> None:
+    """Refuse logins that Flower cannot compare, by which nobody would get in.
+
+    Raises:
+        SettingsError: one is not ASCII.
+    """
+    if not all(login.isascii() for login in logins):
+        raise SettingsError(
+            "ALEXQ_MONITOR_LOGIN and FLOWER_BASIC_AUTH may hold ASCII only: Flower cannot compare more"
+        )
+
+
+class Refused(Matcher):
+    """Matches what is refused wherever it leads, to a page of ours, to Flower's or to a file.
+
+    Its rule comes first.
+    """
+
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        for_programs: Collection[str],
+        *,
+        has_basic_auth: bool,
+        has_auth: bool,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            given: what the handler gets, beside the refusal as ``error``.
+            for_programs: paths that are answered by any name of this machine.
+            has_basic_auth: there is a login by name and password.
+            has_auth: there is a login.
+        """
+        self._given = given
+        self._for_programs = for_programs
+        self._has_basic_auth = has_basic_auth
+        self._has_auth = has_auth
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        """Return what the handler gets, or None where nothing is wrong."""
+        try:
+            self._require_proper(request)
+        except HTTPError as error:
+            return {"target_kwargs": {**self._given, "error": error}}
+        return None
+
+    def _require_proper(self, request: HTTPServerRequest) -> None:
+        if b"\0" in unquote_to_bytes(request.path):
+            raise HTTPError(404, "there is no page of that name")
+        if self._has_basic_auth:
+            _require_comparable_credentials(request)
+        if not self._has_auth and request.path not in self._for_programs:
+            require_local_name(request)
+        if request.method not in _SAFE:
+            require_own_page(request)
+
+
+def _require_comparable_credentials(request: HTTPServerRequest) -> None:
+    """Refuse a password that Flower would fail on instead of refusing it; one not encoded at all is Flower's.
+
+    Raises:
+        HTTPError: 401.
+    """
+    try:
+        credentials = b64decode(request.headers.get("Authorization", "").rpartition(" ")[2])
+    except ValueError:
+        return
+    if not credentials.isascii():
+        raise HTTPError(401)
 
 
 def require_local_name(request: HTTPServerRequest) -> None:

@@ -37,6 +37,13 @@ class _Request:
     claim: Claim | None
 
 
+def _about(submission: NewSubmission) -> dict[str, object]:
+    """Return what the log says of a submission: of many jobs how many, as each batch names its own."""
+    jobs = submission.jobs
+    its = {"job_id": jobs[0].job_id} if len(jobs) == 1 else {"jobs": len(jobs)}
+    return {"submission_id": submission.submission_id, "lane": submission.lane.value, **its}
+
+
 class Acceptance:
     """One sync, one transaction and one pipelined publish for all threads that submit at the same time."""
 
@@ -78,7 +85,10 @@ class Acceptance:
         with tracing.span(f"publish {queue}", "producer", told):
             if traceparent := tracing.traceparent():
                 submission = replace(submission, traceparent=traceparent)
-            return self._accept_together(_Request(submission, staging, claim))
+            is_accepted = self._accept_together(_Request(submission, staging, claim))
+            if is_accepted and log.isEnabledFor(logging.INFO):
+                log.info("accepted", extra=_about(submission))
+            return is_accepted
 
     def _accept(self, requests: Sequence[_Request]) -> list[bool]:
         self._images.publish([request.staging for request in requests])

@@ -29,6 +29,12 @@ _process: dict[str, str] = {}
 
 _extra = structlog.stdlib.ExtraAdder()
 
+_SHOWN: Final = {number: repr(chr(number))[1:-1] for number in (*range(32), *range(127, 160))} | {
+    ord("\t"): "\t",
+    ord("\n"): "\n    ",
+}
+"""What a console line has in place of a control character."""
+
 
 def configure(log_format: LogFormat, process: str) -> None:
     """Send every log record, warning and uncaught error of this process to stderr in one format.
@@ -57,6 +63,7 @@ def configure(log_format: LogFormat, process: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                *([] if is_json else [_for_people]),
                 renderer,
             ],
         )
@@ -86,6 +93,19 @@ def _add_trace(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDic
 
 def _add_process(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
     return {**event, **_process}
+
+
+def _for_people(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Let nothing that a client sent look like a line of its own or steer the terminal, and shorten lists."""
+    return {key: _shown(value) for key, value in event.items()}
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, str):
+        return value.translate(_SHOWN)
+    if isinstance(value, list) and len(value) > 1:
+        return f"{value[0]} and {len(value) - 1} more"
+    return value
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from alexq_schema.db.session import Database
-from alexq_schema.db.tables import Job, Worker
+from alexq_schema.db.tables import Job, ModelVersion, Submission, Worker
 from alexq_schema.images import open_image_store
 from alexq_schema.settings import Settings
 from tests.helpers.eventually import eventually
@@ -198,10 +198,20 @@ def test_what_was_submitted_stays_text(database: Database, seeded: Seeded, monit
             connection.execute(update(Job).where(Job.id == job_id).values(**new))
         dead = update(Job).where(Job.state == "dead")
         connection.execute(dead.values(error_code="<i>x</i>", error_detail=script, source=script))
+        connection.execute(update(Submission).values(tenant=script))
+        connection.execute(update(ModelVersion).values(name=script, version=script))
+        refused = {"refused_model": script, "refused_reason": script}
+        connection.execute(update(Worker).values(host=script, device=script, **refused))
+        one = connection.execute(select(Worker.id).order_by(Worker.id)).scalars().first()
+        unwell = update(Worker).where(Worker.id == one)
+        connection.execute(unwell.values(unhealthy_at=Worker.started_at, unhealthy_reason=script))
     for path in (
         "/overview",
         "/results?state=succeeded",
         "/dead",
+        "/batches",
+        "/models",
+        "/submissions",
         f"/results/{seeded.job_ids['succeeded'][-1]}",
         f"/results?label={script}&model={script}&tenant={script}&state={script}",
         f"/submissions/{seeded.submission_ids[-1]}",
@@ -210,7 +220,9 @@ def test_what_was_submitted_stays_text(database: Database, seeded: Seeded, monit
         assert "<script>alert" not in html, path
         assert "<i>x" not in html, path
         parse(html)
-    assert script in page(monitor, "/results?state=succeeded").text
+    for path in ("/results?state=succeeded", "/overview", "/models", "/batches"):
+        assert script in page(monitor, path).text, path
+    assert page(monitor, "/models").text.count(script) > 3
 
     rows = list(csv.reader(io.StringIO(monitor.get("/results/export.csv?state=succeeded").text)))
     assert rows[1][2] == script
@@ -257,6 +269,9 @@ def test_a_picture_is_small_and_new_and_what_cannot_be_shown_has_a_placeholder(
         ("/results/export.csv?state=done", 400, "is no state"),
         ("/dead?code=' OR 1=1 --", 200, "No job is dead of this"),
         ("/no-such-page", 404, "page not found"),
+        ("/results/100%25", 404, "'100%' is not an id"),
+        ("/static/%00", 404, "no page of that name"),
+        ("/alexq-static/%00", 404, "no page of that name"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_gets_a_clear_page(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from tornado.web import create_signed_value
 
-from alexq_monitor.pages import PAGES
+from alexq.stack.environment import environment
 from alexq_schema.db.session import Database
 from alexq_schema.db.tables import Job, JobEvent
 from alexq_schema.images import open_image_store
 from alexq_schema.models import ModelStore
 from alexq_schema.settings import Settings
+from tests.helpers import nursery
 from tests.helpers.models import BASE, add_version
 from tests.helpers.monitor import MonitorProcess, running_monitor
 from tests.helpers.seeded import Seeded, seed
@@ -43,7 +47,8 @@ def seeded(database: Database, settings: Settings) -> Seeded:
 @pytest.fixture
 def admin(settings: Settings, seeded: Seeded, tmp_path: Path) -> Iterator[MonitorProcess]:
     settings = settings.model_copy(update={"monitor_admin": True})
-    with running_monitor(settings, tmp_path / "monitor.log") as monitor:
+    env = {"FLOWER_UNAUTHENTICATED_API": "true"}
+    with running_monitor(settings, tmp_path / "monitor.log", env) as monitor:
         yield monitor
 
 
@@ -55,49 +60,135 @@ def states(database: Database) -> dict[str, int]:
     return counted
 
 
-def paths(seeded: Seeded) -> list[str]:
-    """Return every path of ours, ids filled in."""
-    ids = {"results": seeded.job_ids["succeeded"][0], "submissions": seeded.submission_ids[0]}
-    found = []
-    for pattern, _ in PAGES:
-        path = pattern.replace(r"\.(csv|ndjson)", ".csv")
-        kind = path.split("/")[1]
-        found.append(path.replace("([^/]+)", str(ids.get(kind, ""))))
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+FOR_PROGRAMS = ("/metrics", "/healthcheck")
+FILES = {"/alexq-static/(.*)", "/static/(.*)", r"/(favicon\.ico)", r"/(robots\.txt)"}
+OPEN = {*FOR_PROGRAMS, *FILES, "/login/?", "/logout", ".*"}
+"""What asks nobody who they are; ``.*`` is the page that says that there is no such page."""
+
+WALK = """
+import json
+from tornado.routing import RuleRouter
+from alexq_monitor.app import build
+from alexq_schema.settings import Settings
+
+def walk(router):
+    for rule in router.rules:
+        if isinstance(rule.target, RuleRouter):
+            yield from walk(rule.target)
+        elif hasattr(rule.matcher, "regex"):
+            yield rule.matcher.regex.pattern.removesuffix("$")
+
+print(json.dumps(list(walk(build(Settings.load()).default_router))))
+"""
+
+
+def routes(settings: Settings, seeded: Seeded, folder: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """Return a path of every route, ours, Flower's and Tornado's, by its pattern without the prefix."""
+    log = folder / "routes.log"
+    walk = nursery.start(["-c", WALK], log=log, env={**environment(settings), **env}, of="alexq_monitor")
+    assert walk.wait(150) == 0, log.read_text()
+    prefix = "/" + env["FLOWER_URL_PREFIX"] if "FLOWER_URL_PREFIX" in env else ""
+    found = {}
+    for pattern in json.loads(log.read_text().splitlines()[-1]):
+        known = seeded.submission_ids if "submissions" in pattern else seeded.job_ids["succeeded"]
+        path = pattern.replace("|ndjson", "").removesuffix("/?")
+        for anything in ("[^/]+", ".+", ".*"):
+            path = path.replace(anything, str(known[0]))
+        path = "/" + re.sub(r"[()\\]", "", path).lstrip("/")
+        assert re.fullmatch(pattern, path), pattern
+        found[pattern.removeprefix(prefix)] = path
+    assert {"/results", "/tasks", "/api/tasks", "/dead/redrive", *OPEN} <= found.keys()
     return found
 
 
-def test_without_a_login_nobody_gets_in_by_any_path(
+def test_without_a_login_nobody_gets_in_by_any_route(
     settings: Settings, seeded: Seeded, tmp_path: Path
 ) -> None:
-    with running_monitor(
-        settings, tmp_path / "monitor.log", {"FLOWER_BASIC_AUTH": "me:secret,you:other"}
-    ) as monitor:
-        for path in [*paths(seeded), "/workers", "/tasks", "/broker"]:
-            answer = monitor.get(path)
-            assert answer.status_code in (401, 405), path
-            assert answer.status_code == 401 or monitor.client.post(path).status_code in (401, 403)
-            assert "IMG_" not in answer.text
-            wrong = monitor.client.get(path, auth=("me", "guess"))
-            assert wrong.status_code in (401, 405), path
+    env = {"FLOWER_BASIC_AUTH": "me:secret,you:other"}
+    forged = {"Cookie": f"_xsrf={'0' * 32}", "X-Xsrftoken": "0" * 32}  # a token is no login
+    guessed, unlike_any = (
+        {"Authorization": f"Basic {b64encode(one.encode()).decode()}"} for one in ("me:guess", "mé:sécret")
+    )
+    with running_monitor(settings, tmp_path / "monitor.log", env) as monitor:
+        for pattern, path in routes(settings, seeded, tmp_path, env).items():
+            if pattern in OPEN:
+                continue
+            for method in METHODS:
+                for headers in (forged, forged | guessed, forged | unlike_any):
+                    answer = monitor.client.request(method, path, headers=headers)
+                    is_harmless = answer.status_code == 204 and method == "OPTIONS"
+                    assert answer.status_code in (401, 405) or is_harmless, (method, path, headers)
+                    assert "IMG_" not in answer.text
         right = monitor.client.get("/results", auth=("you", "other"))
         assert right.status_code == 200
         assert "IMG_" in right.text
 
 
-def test_with_oauth_a_stranger_is_sent_to_the_login(
-    settings: Settings, seeded: Seeded, tmp_path: Path
+def test_with_oauth_a_stranger_is_sent_to_the_login_and_who_is_known_acts(
+    settings: Settings, database: Database, seeded: Seeded, tmp_path: Path
 ) -> None:
     env = {
-        "FLOWER_AUTH": ".*@example[.]com",
+        "FLOWER_AUTH": ".*@example.com",
         "FLOWER_AUTH_PROVIDER": "flower.views.auth.GithubLoginHandler",
+        "FLOWER_COOKIE_SECRET": "of this test",
         "FLOWER_URL_PREFIX": "see",
     }
+    anna, eve = (
+        {"Cookie": f"user={create_signed_value('of this test', 'user', name).decode()}"}
+        for name in ("anna@example.com", "eve@evil.example")
+    )
+    settings = settings.model_copy(update={"monitor_admin": True})
     with running_monitor(settings, tmp_path / "monitor.log", env) as monitor:
-        for path in paths(seeded):
-            answer = monitor.get(f"/see{path}")
-            assert answer.status_code in (302, 405), path
-            if answer.status_code == 302:
-                assert answer.headers["location"].startswith("/see/login?next="), path
+        for pattern, path in routes(settings, seeded, tmp_path, env).items():
+            if pattern in OPEN:
+                continue
+            for method in METHODS:
+                answer = monitor.client.request(method, path)
+                is_harmless = answer.status_code == 204 and method == "OPTIONS"
+                assert answer.status_code in (302, 403, 405) or is_harmless, (method, path)
+                if answer.status_code == 302:
+                    assert answer.headers["location"].startswith("/see/login?next="), path
+                    assert method in ("GET", "HEAD")
+        assert monitor.get("/see/results", **eve).status_code == 302
+        assert "IMG_" in monitor.get("/see/results", **anna).text
+        for path, data in ACTIONS.items():
+            path = f"/see{path}".format(submission=seeded.submission_ids[-1])
+            assert monitor.client.post(path, data=data, headers=anna).status_code == 403, path
+        token = "0" * 32
+        acts = {"Cookie": f"{anna['Cookie']}; _xsrf={token}", "X-Xsrftoken": token}
+        done = monitor.client.post("/see/dead/redrive", data={"which": "all"}, headers=acts)
+        assert done.headers["location"].startswith("/see/dead?redriven=")
+    with database.read() as connection:
+        record = set(connection.execute(select(JobEvent.actor).where(JobEvent.kind == "redriven")).scalars())
+    assert record == {"dashboard:anna@example.com"}
+
+
+@pytest.mark.parametrize(
+    ("provider", "leads_to"),
+    [
+        ("GoogleAuth2LoginHandler", "https://accounts.google.com/"),
+        ("GithubLoginHandler", "https://github.com/"),
+        ("GitLabLoginHandler", "https://gitlab.com/"),
+        ("OktaLoginHandler", "https://okta.example/v1/authorize?"),
+    ],
+)
+def test_each_of_flowers_oauth_providers_is_led_to(
+    settings: Settings, tmp_path: Path, provider: str, leads_to: str
+) -> None:
+    env = {
+        "FLOWER_AUTH": "anna@example.com",
+        "FLOWER_AUTH_PROVIDER": f"flower.views.auth.{provider}",
+        "FLOWER_OAUTH2_KEY": "our-client",
+        "FLOWER_OAUTH2_SECRET": "our-secret",
+        "FLOWER_OAUTH2_REDIRECT_URI": "http://localhost:5555/login",
+        "FLOWER_OAUTH2_OKTA_BASE_URL": "https://okta.example",
+    }
+    with running_monitor(settings, tmp_path / "monitor.log", env) as monitor:
+        location = monitor.get("/login").headers["location"]
+    assert location.startswith(leads_to)
+    assert "client_id=our-client" in location
+    assert "our-secret" not in location
 
 
 def test_everything_is_below_the_prefix(settings: Settings, seeded: Seeded, tmp_path: Path) -> None:
@@ -247,6 +338,8 @@ def test_a_page_of_another_site_cannot_act_even_with_the_token(
     answer = admin.post("/dead/redrive", {"which": "all"}, "/dead", **headers)
     assert answer.status_code == 403
     assert states(database)["dead"] == 6
+    assert admin.client.post("/api/task/revoke/x", headers=headers).status_code == 403
+    assert admin.client.post("/api/task/revoke/x").status_code == 200
 
 
 def test_nothing_is_done_without_the_token(admin: MonitorProcess, database: Database, seeded: Seeded) -> None:
@@ -260,13 +353,18 @@ def test_nothing_is_done_without_the_token(admin: MonitorProcess, database: Data
     assert states(database)["dead"] == 6
 
 
-def test_a_name_that_leads_here_from_elsewhere_reads_nothing(admin: MonitorProcess, seeded: Seeded) -> None:
-    for path in [*paths(seeded), "/workers", "/tasks", "/tasks/datatable", "/broker", "/api/tasks"]:
-        answer = admin.get(path, Host="evil.example")
-        assert answer.status_code in (403, 405), path
-        assert "IMG_" not in answer.text
+def test_a_name_that_leads_here_from_elsewhere_reads_nothing(
+    admin: MonitorProcess, seeded: Seeded, tmp_path: Path
+) -> None:
+    for pattern, path in routes(admin.settings, seeded, tmp_path, {}).items():
+        if pattern in FOR_PROGRAMS:
+            continue
+        for method in METHODS:
+            answer = admin.client.request(method, path, headers={"Host": "evil.example"})
+            assert answer.status_code == 403, (method, path)
+            assert "IMG_" not in answer.text
     for name in ("localhost:80", "[::1]:80", "127.0.0.1"):
         assert admin.get("/overview", Host=name).status_code == 200
         assert admin.get("/tasks", Host=name).status_code == 200
-    for path in ("/metrics", "/healthcheck"):
+    for path in FOR_PROGRAMS:
         assert admin.get(path, Host="evil.example").status_code == 200

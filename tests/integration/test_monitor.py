@@ -110,6 +110,15 @@ def test_other_machines_see_nothing_without_a_login(
     assert "Traceback" not in said
 
 
+def test_a_login_by_which_nobody_would_get_in_is_refused(tmp_path: Path, broker: EmbeddedBroker) -> None:
+    settings = settings_for(tmp_path, broker.url, monitor_login="zoë:pässword")
+    with monitor(settings) as process:
+        assert process.wait(150) == 2
+    said = log_of(settings).read_text()
+    assert "ASCII" in said
+    assert "pässword" not in said
+
+
 def test_with_a_login_it_may_listen_everywhere(tmp_path: Path, broker: EmbeddedBroker) -> None:
     settings = settings_for(tmp_path, broker.url, monitor_address="0.0.0.0")
     with monitor(settings, {"FLOWER_BASIC_AUTH": "me:secret"}):

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ pytestmark = pytest.mark.slow
 class Scene:
     """What three processes told before they were stopped."""
 
+    texts: dict[str, str]
+    """What each process answered to a scrape."""
     shapes: dict[str, dict[str, Shape]]
     """By process and metric."""
     values: dict[str, float]
@@ -100,6 +103,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, broker_server: str, models_d
                 "monitor": eventually(lambda: seen_by(settings), 150, what="the dashboard sees the worker"),
                 "gateway": scrape(gateway.settings.gateway_port),
             }
+            stray(settings.monitor_port)
             gateway.process.send_signal(signal.SIGTERM)
             assert gateway.process.wait(150) == 0
         assert worker.terminate() == 0
@@ -112,6 +116,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, broker_server: str, models_d
     names = ("worker", "gateway", "monitor")
     logs = {name: (folder / f"{name}.log").read_text().splitlines() for name in names}
     return Scene(
+        told,
         {name: exposed(text_string_to_metric_families(text), "") for name, text in told.items()},
         values_of(told["worker"]),
         {name: [json.loads(line) for line in lines] for name, lines in logs.items()},
@@ -138,6 +143,13 @@ def submit(client: Any) -> None:
         files = [("image", (f"{n}.jpg", photo, "image/jpeg")) for n, photo in enumerate(photos)]
         assert client.post("/v1/submissions", files=files).status_code == 202
         assert client.post("/v1/jobs", content=photos[0], headers=JPEG).status_code == 429
+
+
+def stray(port: int) -> None:
+    """Ask the dashboard for what it does not have, which its log tells."""
+    for path in ("no-such-page", "results/nobody", "worker/%0a%1b[2J"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=300)
 
 
 def seen_by(settings: Settings) -> str | None:
@@ -234,6 +246,14 @@ def test_no_label_names_a_job_or_a_tenant(scene: Scene) -> None:
 
 
 @needs_promtool
+@pytest.mark.parametrize("name", ["worker", "monitor"])
+def test_prometheus_own_checker_finds_nothing(scene: Scene, name: str) -> None:
+    done = promtool("check", "metrics", stdin=scene.texts[name])
+
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@needs_promtool
 def test_every_expression_of_the_dashboard_is_valid(tmp_path: Path) -> None:
     filled = [one.replace("$__rate_interval", "5m").replace("$worker", ".*") for one in panel_expressions()]
     rules = [{"record": f"panel_{number}", "expr": expression} for number, expression in enumerate(filled)]
@@ -275,6 +295,8 @@ def test_each_process_logs_json_and_says_what_a_line_is_about(scene: Scene) -> N
         for line in lines:
             assert line.keys() >= {"timestamp", "level", "event", "logger"}
             assert line["process"] == name
+    refused = [line for line in scene.logs["monitor"] if line["event"].startswith("404 ")]
+    assert [line["level"] for line in refused] == ["warning"] * 2
     worker = scene.logs["worker"]
     assert len({line["worker_id"] for line in worker if line["event"] == "batch"}) == 1
     batches = [line for line in worker if line["event"] == "batch"]
@@ -282,3 +304,17 @@ def test_each_process_logs_json_and_says_what_a_line_is_about(scene: Scene) -> N
     assert sum(line["size"] + line["shared"] for line in batches) == 6
     [failed] = [line for line in worker if line["event"] == "failed"]
     assert failed["codes"] == {"image_truncated": 1}
+
+
+def test_a_job_is_followed_from_its_acceptance_to_its_batch(scene: Scene) -> None:
+    *singles, many = [line for line in scene.logs["gateway"] if line["event"] == "accepted"]
+    batches = [line for line in scene.logs["worker"] if line["event"] == "batch"]
+    [failed] = [line for line in scene.logs["worker"] if line["event"] == "failed"]
+
+    assert [line["lane"] for line in (*singles, many)] == ["interactive"] * 3 + ["bulk"]
+    for line in singles[:2]:
+        [its] = [batch for batch in batches if line["job_id"] in batch["job_ids"]]
+        assert its["submission_ids"] == [line["submission_id"]]
+    assert failed["job_ids"] == [singles[2]["job_id"]]
+    theirs = [batch for batch in batches if many["submission_id"] in batch["submission_ids"]]
+    assert len({job for batch in theirs for job in batch["job_ids"]}) == many["jobs"] == 4

@@ -290,7 +290,8 @@ class TestProcesses:
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
             monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
             worker = start_worker()
-            gateway = stack.enter_context(running_gateway(settings, tmp_path / "gateway.log"))
+            spoken = settings.model_copy(update={"log_format": "json"})
+            gateway = stack.enter_context(running_gateway(spoken, tmp_path / "gateway.log"))
             stack.enter_context(delivering(settings, tmp_path / "webhooks.log"))
             webhook_id, _ = register(database, receiver.url())
             with Client(gateway.url) as client:
@@ -325,6 +326,11 @@ class TestProcesses:
         lines = worker.lines("batch")
         assert {line["trace_id"] for line in lines} == set(batches)
         assert all(line["batch_id"] and line["worker_id"] for line in lines)
+        told = [json.loads(line) for line in (tmp_path / "gateway.log").read_text().splitlines()]
+        [accepted] = [line for line in told if line["event"] == "accepted"]
+        assert accepted["trace_id"] == submit.trace_id
+        assert {one for line in lines for one in line["submission_ids"]} == {accepted["submission_id"]}
+        assert {one for line in lines for one in line["job_ids"]} == {str(job.job_id) for job in jobs}
 
     def test_a_collector_that_is_away_costs_no_job(
         self,

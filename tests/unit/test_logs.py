@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -21,7 +22,8 @@ from uuid import UUID
 from alexq_schema import logs
 logs.configure({log_format!r}, "speaker")
 logs.bind(worker_id="w1")
-logging.getLogger("alexq.worker").info("took %d", 2, extra={{"job_id": UUID(int=7), "size": 2}})
+about = {{"job_id": UUID(int=7), "size": 2, "job_ids": [UUID(int=7), UUID(int=8)]}}
+logging.getLogger("alexq.worker").info("took %d", 2, extra=about)
 logging.getLogger("celery.app.trace").error("theirs", extra={{"data": {{"kwargs": "an image"}}}})
 logging.getLogger("celery").info("chatter")
 warnings.warn("old")
@@ -44,6 +46,7 @@ def test_every_record_warning_and_uncaught_error_is_one_object() -> None:
 
     assert ours["event"] == "took 2"
     assert (ours["job_id"], ours["size"]) == ("00000000-0000-0000-0000-000000000007", 2)
+    assert ours["job_ids"] == [str(UUID(int=7)), str(UUID(int=8))]
     assert {line["process"] for line in (ours, theirs, warned, thread, ended)} == {"speaker"}
     assert {line["worker_id"] for line in (ours, theirs, warned, thread, ended)} == {"w1"}
     assert (theirs["logger"], theirs["level"]) == ("celery.app.trace", "error")
@@ -62,6 +65,20 @@ def test_people_get_the_text_and_what_it_is_about() -> None:
     assert "took 2" in first
     assert "job_id" in first
     assert "w1" not in first  # a person looks at one process
+    assert f"{UUID(int=7)} and 1 more" in first
+
+
+def test_what_a_client_sent_is_no_line_of_its_own_and_steers_no_terminal() -> None:
+    program = (
+        "import logging; from alexq_schema import logs; logs.configure('console', 'speaker');"
+        "sent = 'x\\r\\n2026-01-01T00:00:00Z [info] forged\\x1b[2J\\x9b';"
+        "logging.getLogger('alexq').info('no %s', sent, extra={'code': '\\x1b[2J\\x9b'})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert not any(line.startswith("2026-01-01") for line in done.stderr.splitlines())
+    assert "forged\\x1b[2J\\x9b code=\\x1b[2J\\x9b" in done.stderr
+    assert "\x1b[2J" not in done.stderr
 
 
 def refused(module: str, tmp_path: Path, **given: Any) -> tuple[int, list[dict[str, Any]]]:

@@ -147,6 +147,22 @@ def test_a_batch_costs_the_same_number_of_operations_however_many_images(
     assert operations(1) == operations(64) == 11
 
 
+def test_what_the_sweeper_does_is_counted_by_action() -> None:
+    metrics = Metrics()
+
+    metrics.reclaimed(3, dead=1)
+    metrics.expired(2)
+    metrics.republished(5)
+    metrics.deleted(jobs=7)
+    metrics.deleted(images=4)
+
+    swept = {"reclaimed": 3, "expired": 2, "republished": 5, "deleted": 7}
+    assert {action: value(metrics, "swept_jobs_total", action=action) for action in swept} == swept
+    assert value(metrics, "jobs_total", state="dead") == 1
+    assert value(metrics, "jobs_total", state="expired") == 2
+    assert value(metrics, "deleted_images_total") == 4
+
+
 class Model:
     model_ref = ModelRef(name="alexnet", version="v1", precision="bf16", trained=True)
     device_name = "cpu"

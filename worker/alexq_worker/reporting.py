@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 
 from alexq_schema import tracing
-from alexq_schema.work import Crashed, Errored
+from alexq_schema.work import Answered, Crashed, Errored, Reused
 from alexq_worker.canary import Trial
 from alexq_worker.lifecycle import Notifier
 from alexq_worker.metrics import Metrics
 from alexq_worker.pipeline.commit import CommitReport
+from alexq_worker.pipeline.flow import with_followers
 from alexq_worker.traces import Traces
 
 log = logging.getLogger("alexq.batch")
@@ -27,7 +28,7 @@ class Reporting:
     def committed(self, report: CommitReport) -> None:
         """Announce what is finished, one message for each producer; count and trace it; log each batch.
 
-        An attempt that ended in an error of ours has a line of its own; inputs at fault are only counted.
+        An attempt that ended in an error of ours has a line of its own; inputs at fault share one.
         """
         claims = [job.outcome.claim for job in report.jobs]
         self._notifier.announce((claim.submission_id, claim.job_id) for claim in claims)
@@ -35,6 +36,7 @@ class Reporting:
         recorded = self._traces.record(report)
         self._trial.committed(report)
         for batch in report.batches:
+            claimed = [item.claim for item in with_followers(batch.items)]
             with tracing.within(recorded.batches.get(batch.batch_id)):
                 log.info(
                     "batch",
@@ -48,10 +50,16 @@ class Reporting:
                         "commit_s": round(report.commit_s, 4),
                         "fenced": report.fenced,
                         "in_flight": report.in_flight,
+                        "job_ids": [claim.job_id for claim in claimed],
+                        "submission_ids": list(dict.fromkeys(claim.submission_id for claim in claimed)),
                     },
                 )
+        outcomes = [job.outcome for job in report.jobs]
+        if reused := [one.claim.job_id for one in outcomes if isinstance(one, Reused)]:
+            log.info("answered from past results", extra={"job_ids": reused})
         if report.failed:
-            log.info("failed", extra={"codes": dict(report.failed)})
+            failed = [one.claim.job_id for one in outcomes if not isinstance(one, Answered)]
+            log.info("failed", extra={"codes": dict(report.failed), "job_ids": failed})
         for outcome, *_ in report.jobs:
             if isinstance(outcome, Errored | Crashed):
                 with tracing.within(recorded.jobs.get(outcome.claim.job_id)):

@@ -113,6 +113,7 @@ class Sweeper:
                 "took %d jobs back from workers that fell silent; %d of them are dead",
                 len(returned),
                 len(dead),
+                extra={"job_ids": [job.job_id for job in returned]},
             )
             self._metrics.reclaimed(len(returned), len(dead))
             self._tell(dead)
@@ -121,7 +122,11 @@ class Sweeper:
         with self._database.begin() as connection:
             expired = jobs.expire(connection, limit=SWEEP_LIMIT)
         if expired:
-            log.info("%d jobs expired: no worker was free before their deadline", len(expired))
+            log.info(
+                "%d jobs expired: no worker was free before their deadline",
+                len(expired),
+                extra={"job_ids": [job.job_id for job in expired]},
+            )
             self._metrics.expired(len(expired))
             self._tell(expired)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tornado.routing import Rule
 from tornado.web import RequestHandler, StaticFileHandler
 
 from alexq_monitor.dashboard import Dashboard
 from alexq_monitor.look import STATIC, prefixed
-from alexq_monitor.pages.base import Page, StartPage
+from alexq_monitor.pages.base import Refusal, StartPage
 from alexq_monitor.pages.batches import BatchesPage
 from alexq_monitor.pages.dead import DeadPage, Redrive
 from alexq_monitor.pages.export import ExportPage
@@ -17,6 +18,7 @@ from alexq_monitor.pages.models import Activate, ModelsPage, Rollback
 from alexq_monitor.pages.overview import OverviewPage
 from alexq_monitor.pages.results import ResultsPage
 from alexq_monitor.pages.submissions import CancelSubmission, SubmissionPage, SubmissionsPage
+from alexq_monitor.protection import Refused
 
 PAGES: Final[tuple[tuple[str, type[RequestHandler]], ...]] = (
     (r"/", StartPage),
@@ -45,10 +47,10 @@ def handlers(dashboard: Dashboard) -> list[Any]:
     return [*rules, (static, StaticFileHandler, {"path": str(STATIC)})]
 
 
-def refusals(dashboard: Dashboard) -> list[Any]:
-    """Return the rules for whoever calls a dashboard without a login by another name than this machine's.
-
-    They cover Flower's own pages too, but for what programs ask: ``/metrics`` and ``/healthcheck``.
-    """
-    open_to_all = "|".join(prefixed(dashboard.url_prefix, path) for path in ("/metrics", "/healthcheck"))
-    return [(f"(?!({open_to_all})$).*", Page, {"dashboard": dashboard})]
+def refusal(dashboard: Dashboard, *, has_basic_auth: bool, has_auth: bool) -> Rule:
+    """Return the rule that comes before all others, Flower's too: what is refused wherever it leads."""
+    for_programs = [prefixed(dashboard.url_prefix, path) for path in ("/metrics", "/healthcheck")]
+    refused = Refused(
+        {"dashboard": dashboard}, for_programs, has_basic_auth=has_basic_auth, has_auth=has_auth
+    )
+    return Rule(refused, Refusal)

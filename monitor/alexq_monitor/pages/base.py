@@ -16,7 +16,7 @@ from tornado.web import HTTPError, RequestHandler, authenticated
 from alexq_monitor import charts, words
 from alexq_monitor.dashboard import Dashboard
 from alexq_monitor.look import TABS, prefixed
-from alexq_monitor.protection import HEADERS, require_local_name, require_own_page
+from alexq_monitor.protection import HEADERS
 from alexq_schema.errors import AlexqError, RejectedError, UnavailableError
 
 log = logging.getLogger("alexq.monitor")
@@ -57,14 +57,10 @@ class Page(BaseHandler):
 
     @authenticated
     def prepare(self) -> None:
-        """Let in whom Flower lets in; without a login, only by a name of this machine."""
-        if not self._has_login:
-            require_local_name(self.request)
+        """Let in whom Flower lets in."""
 
     def check_xsrf_cookie(self) -> None:
-        """Check what Flower checks and, with or without a login, that a page of ours sent this."""
-        super().check_xsrf_cookie()
-        require_own_page(self.request)
+        """Check the token, with or without a login; who sent it, ``Refused`` has checked."""
         try:
             RequestHandler.check_xsrf_cookie(self)
         except HTTPError as error:
@@ -73,11 +69,6 @@ class Page(BaseHandler):
                 "Nothing was done: the page that this was sent from was too old, or this browser keeps no "
                 "cookies for it. Open it again, and press again.",
             ) from error
-
-    @property
-    def _has_login(self) -> bool:
-        options = self.application.options
-        return bool(options.auth or options.basic_auth)
 
     def require_admin(self) -> None:
         """Refuse an action on a dashboard that only shows.
@@ -212,13 +203,31 @@ def _explained(status_code: int, error: BaseException | None) -> tuple[int, str]
             else HTTPStatus.CONFLICT
         )
         return status, str(error)
-    if isinstance(error, HTTPError) and error.log_message:
-        return status_code, error.log_message
+    if isinstance(error, HTTPError) and (message := error.get_message()):
+        return status_code, message
     if status_code == HTTPStatus.NOT_FOUND:
         return status_code, "There is no such page."
     if status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return status_code, "The dashboard could not make this page; its log says why."
     return status_code, HTTPStatus(status_code).description or HTTPStatus(status_code).phrase
+
+
+class Refusal(Page):
+    """The answer to a request that is refused wherever it leads."""
+
+    def initialize(  # type: ignore[override] # Tornado hands each handler what its own rule says
+        self, dashboard: Dashboard, error: HTTPError
+    ) -> None:
+        """Take what is wrong with it."""
+        super().initialize(dashboard)
+        self._error = error
+
+    def check_xsrf_cookie(self) -> None:
+        """Ask for no token: nothing is done."""
+
+    def prepare(self) -> None:
+        """Refuse it."""
+        raise self._error
 
 
 class StartPage(Page):

@@ -75,7 +75,7 @@ class CancelSubmission(Page):
             cancelled, after = cancelled + len(gone), ids[-1]
             # A hint to those who wait: they ask the database before long.
             await or_error(self.dashboard.sources.broker(partial(announce, finished=gone)))
-        log.info("%s cancelled %d jobs of submission %s", self.actor, cancelled, known)
+        log.info("%s cancelled %d jobs", self.actor, cancelled, extra={"submission_id": known})
         self.redirect(self.path(f"/submissions/{known}", cancelled=cancelled), status=303)
 
 

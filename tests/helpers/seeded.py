@@ -25,6 +25,13 @@ from tests.helpers.photos import encode, photo_crops
 LABELS = ("tabby", "golden retriever", "espresso", "lighthouse", "acoustic guitar", "daisy", "trolleybus")
 FAILURES = ("image_truncated", "image_corrupt", "image_type_unsupported")
 DEAD = ("image_lost", "worker_crashed", "image_lost")
+WHY = {
+    "image_truncated": "the JPEG ends before its picture does, after 31744 bytes: send the whole file",
+    "image_corrupt": "the JPEG is damaged (broken data stream): save it again from its source",
+    "image_type_unsupported": "this is not a JPEG, PNG or WebP file",
+    "image_lost": "the store lost an accepted image: it is in no folder of this host",
+    "worker_crashed": "the process died of SIGSEGV",
+}
 ROWS = 1_000
 
 
@@ -179,5 +186,5 @@ def _row(
         if state == "succeeded"
         else None,
         "error_code": code,
-        "error_detail": None if code is None else f"what {code} means for this image, in words",
+        "error_detail": code and WHY[code],
     }

@@ -92,8 +92,8 @@ def test_a_worker_outlives_them_in_little_memory_and_serves_the_others(
     # It is little beside what AlexNet takes; each thread may hold a large picture, whatever the cores.
     worker = start_worker(models_dir=alexnet_dir, decode_threads=2)
     photos = [encode(crop, "JPEG") for crop in photo_crops(GOOD)]
-    # Full batches, and other photographs than those below: what ordinary work takes is no hostile image's.
-    warm = (photo + bytes([number]) for number in range(1, 5) for photo in photos)
+    # Many full batches of other photographs than those below: what ordinary work takes is no hostile image's.
+    warm = (photo + bytes([number]) for number in range(1, 13) for photo in photos)
     with peak_rss(worker) as ordinary:
         assert {job.state for job in producer.submit(warm).wait(300)} == {JobState.SUCCEEDED}
     hostile = hostile_images()

@@ -5,7 +5,7 @@
 Needs no network: weights are seeded and untrained, images are crops of two photographs. Every answer is
 compared with fp32 on the CPU, the reference; no rate is told for work whose answers differ by more than
 its precision may. Exit codes: 0 measured, 1 some part failed, 3 there is no CUDA device, so that its
-figures are unmeasured.
+figures are unmeasured; ``--save`` then writes that, until a device has been measured.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from benchmarks.gpu_answers import decoded, reference
 from benchmarks.gpu_images import photographs
 
 RESULTS = Path(__file__).parent / "results"
+UNMEASURED = RESULTS / "gpu-unmeasured.json"
+"""There as long as no device could be had."""
 DISTINCT_IMAGES = 256
 NO_DEVICE = 3
 
@@ -111,6 +113,12 @@ def measured(todo: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], boo
     return results, all("failed" not in result for result in results.values())
 
 
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a result file."""
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    console.print(f"wrote {path.name}")
+
+
 def main() -> int:
     """Measure, print tables, write the result file; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -122,6 +130,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device was found: GPU figures stay unmeasured", file=sys.stderr)
+        if arguments.save and not any(RESULTS.glob("gpu-*.json")):
+            write(UNMEASURED, {"device": None, "torch": torch.__version__, "unmeasured": names})
         return NO_DEVICE
     device = resolve_device("cuda")
     record: dict[str, Any] = {"machine": machine(device), "versions": versions(), "rounds": arguments.rounds}
@@ -132,9 +142,8 @@ def main() -> int:
         results, is_whole = measured({name: todo[name] for name in arguments.only})
     if arguments.save:
         slug = re.sub(r"[^a-z0-9]+", "-", record["machine"]["device"].lower()).strip("-")
-        path = RESULTS / f"gpu-{slug}.json"
-        path.write_text(json.dumps(record | results, indent=2) + "\n")
-        console.print(f"wrote {path.name}")
+        write(RESULTS / f"gpu-{slug}.json", record | results)
+        UNMEASURED.unlink(missing_ok=True)
     return 0 if is_whole else 1
 
 

@@ -219,9 +219,12 @@ class Producer:
         return found
 
     def cancel(self, job_ids: Sequence[UUID]) -> list[UUID]:
-        """Cancel those that are unfinished, and return them; a running job's result is discarded."""
+        """Cancel those that are unfinished, and return them; a running job's result is discarded.
+
+        Each is recorded in ``job_events``, with the user and host of this process.
+        """
         with self._database.begin() as connection:
-            cancelled = jobs.cancel(connection, job_ids)
+            cancelled = jobs.cancel(connection, job_ids, actor=whoami())
         self._announcements.announce(cancelled)
         return [job_id for _, job_id in cancelled]
 

@@ -117,7 +117,7 @@ def test_writers_of_the_same_rows_do_not_deadlock(system: System) -> None:
 
         def cancel(job_ids: list[UUID] = job_ids) -> None:
             with system.database.begin() as connection:
-                jobs.cancel(connection, job_ids)
+                jobs.cancel(connection, job_ids, actor="me")
 
         threads = [
             threading.Thread(target=act, args=(action,))
@@ -265,12 +265,13 @@ def test_a_cancelled_job_is_not_claimed_and_a_running_ones_result_is_discarded(s
     queued, running = system.queue(1), system.queue(1)
     [claim] = system.claim(running)
     with system.database.begin() as connection:
-        cancelled = jobs.cancel(connection, queued + running)
+        cancelled = jobs.cancel(connection, queued + running, actor="me")
     assert sorted(job_id for _, job_id in cancelled) == sorted(queued + running)
 
     assert system.claim(queued) == []
     assert system.commit([success(claim)]) == 0
     assert system.states(queued + running) == ["cancelled"] * 2
+    assert [(event.kind, event.actor) for event in system.events(queued[0])] == [("cancelled", "me")]
 
 
 def test_only_rows_without_a_message_are_published_again(system: System) -> None:

@@ -147,7 +147,7 @@ def cancel(system: System) -> None:
     job_ids = system.queue(64)
     with system.database.begin() as connection:
         publishing.mark_unpublished(connection, job_ids)
-        jobs.cancel(connection, job_ids)
+        jobs.cancel(connection, job_ids, actor="me")
 
 
 def wake(system: System) -> None:

@@ -76,7 +76,7 @@ def test_fifty_at_once_get_what_the_quota_has_left_and_what_ends_makes_room(
         assert says(post(client)) == (429, "quota_exceeded")  # what runs is unfinished
         system.commit([success(claim) for claim in running])
         with database.begin() as connection:
-            jobs.cancel(connection, taken[3:5])
+            jobs.cancel(connection, taken[3:5], actor="me")
         for _ in range(5):
             eventually(accepted(lambda: post(client)), what="there is room")
         assert says(post(client)) == (429, "quota_exceeded")
@@ -168,11 +168,11 @@ def test_a_lane_is_full_when_what_waits_takes_too_long(
         eventually(lambda: says(post(client)) == (503, "queue_full"), what="the interactive lane is full too")
 
         with database.begin() as connection:
-            jobs.cancel(connection, single)
+            jobs.cancel(connection, single, actor="me")
         eventually(accepted(lambda: post(client)), what="the interactive lane is free")
         assert says(post(client, Lane.BULK)) == (503, "queue_full")
         with database.begin() as connection:
-            jobs.cancel(connection, bulk)
+            jobs.cancel(connection, bulk, actor="me")
         eventually(accepted(lambda: post(client, Lane.BULK)), what="the bulk lane is free")
 
 

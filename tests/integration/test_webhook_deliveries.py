@@ -91,7 +91,7 @@ def test_it_is_due_when_all_jobs_have_ended_in_whichever_way(system: System, web
     system.commit([success(one), Errored(two, "code", "why", is_retryable=False)])
     assert taken() == []  # two wait
     with database.begin() as connection:
-        jobs.cancel(connection, job_ids[3:])
+        jobs.cancel(connection, job_ids[3:], actor="me")
     assert taken() == []  # one waits
     system.commit([success(claim) for claim in system.claim(job_ids[2:3])])
     assert taken() == [webhook_id]
@@ -120,7 +120,7 @@ def test_what_was_woken_is_not_asked_for_again(system: System, webhook_id: UUID)
     database = system.database
     (job_id, _) = system.queue(2, notice=Notice(webhook_id, Event.SUBMISSION_FINISHED))
     with database.begin() as connection:
-        jobs.cancel(connection, [job_id])
+        jobs.cancel(connection, [job_id], actor="me")
     system.change([job_id], finished_at=db_now(-60.0))
 
     with database.read() as connection:

@@ -46,6 +46,11 @@ class Caller:
     reuse: bool = False
     """Whether past results may answer what they hand in, asked for or not."""
 
+    @property
+    def actor(self) -> str:
+        """Return who acts, for the record."""
+        return f"gateway:{self.tenant or 'this machine'}"
+
 
 EVERYONE_HERE: Final = Caller(None, frozenset(Scope))
 

@@ -244,7 +244,7 @@ async def cancel_job(job_id: UUID, request: Request, caller: Submitting) -> Job:
     def cancel() -> Job:
         _one(core, caller, job_id)
         with core.database.begin() as connection:
-            cancelled = job_table.cancel(connection, [job_id])
+            cancelled = job_table.cancel(connection, [job_id], actor=caller.actor)
         core.announcements.announce(cancelled)
         return _one(core, caller, job_id)
 
@@ -266,9 +266,8 @@ async def redrive_job(job_id: UUID, request: Request, response: Response, caller
 
     def redrive() -> Job:
         job = _one(core, caller, job_id)
-        actor = f"gateway:{caller.tenant or 'this machine'}"
         with core.database.begin() as connection:
-            if not job_table.redrive(connection, [job_id], actor=actor):
+            if not job_table.redrive(connection, [job_id], actor=caller.actor):
                 raise JobStateError(f"job {job_id} is {job.state}; only a dead job can be queued again")
         return _one(core, caller, job_id)
 

@@ -257,7 +257,7 @@ async def cancel_submission(submission_id: UUID, request: Request, caller: Submi
     def cancel() -> Submission:
         job_ids = _job_ids(core, caller, submission_id)
         with core.database.begin() as connection:
-            cancelled = job_table.cancel(connection, job_ids)
+            cancelled = job_table.cancel(connection, job_ids, actor=caller.actor)
         core.announcements.announce(cancelled)
         return read_submission(core, caller, submission_id)
 

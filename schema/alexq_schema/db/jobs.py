@@ -81,7 +81,6 @@ class JobEventKind(StrEnum):
     CRASHED = "crashed"
     REDRIVEN = "redriven"
     CANCELLED = "cancelled"
-    """By a person; what a client takes back itself is not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,19 +428,17 @@ _CANCEL = (
 )
 
 
-def cancel(
-    connection: Connection, job_ids: Sequence[UUID], *, actor: str | None = None
-) -> list[tuple[UUID | None, UUID]]:
+def cancel(connection: Connection, job_ids: Sequence[UUID], *, actor: str) -> list[tuple[UUID | None, UUID]]:
     """Cancel those that are not terminal: a queued job at once, a running one's result is discarded.
 
     Args:
-        actor: who does it; each job that is cancelled then has a record of it.
+        actor: who does it, for the record.
 
     Returns:
         (submission id, job id) of each that was cancelled.
     """
     rows = connection.execute(_CANCEL, {"b_ids": job_ids}).all()
-    if actor is not None and rows:
+    if rows:
         done = {"job_id": Job.id, "attempt": Job.attempt, "worker_id": Job.worker_id, "actor": _named(actor)}
         record = _record(JobEventKind.CANCELLED, done, among(Job.id, "b_ids"))
         connection.execute(record, {"b_ids": [row.id for row in rows]})

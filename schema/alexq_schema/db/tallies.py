@@ -132,7 +132,7 @@ class Cancellation:
 
 
 def cancellations(connection: Connection, submission_id: UUID) -> list[Cancellation]:
-    """Return who cancelled jobs of a submission, where that is on record; who did it last first."""
+    """Return who cancelled jobs of a submission; who did it last first."""
     at = func.max(JobEvent.at)
     statement = (
         select(JobEvent.actor, func.count(), at)

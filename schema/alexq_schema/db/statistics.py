@@ -37,8 +37,6 @@ def refresh(connection: Connection) -> Sequence[str]:
         return []
     tables = {"names": list(Base.metadata.tables), "pages": PAGES}
     grown = connection.execute(_GROWN, tables).scalars().all()
-    for table in grown:
-        connection.execute(
-            text(f"ANALYZE (SKIP_LOCKED) {table}")
-        )  # whoever has it, autovacuum say, counts too
+    for table in grown:  # but for one that autovacuum has in hand: it counts by itself
+        connection.execute(text(f"ANALYZE (SKIP_LOCKED) {table}"))
     return grown

@@ -159,31 +159,31 @@ def claim(
     return sorted(claims, key=lambda claim: ((claim.submission_id or claim.job_id).int, claim.position))
 
 
+_FIELDS = (
+    *(Job.id, Job.attempt, Job.error_code, Job.error_detail),
+    *(Job.model_id, Job.label, Job.probability, Job.reused_from),
+    *(Job.decode_s, Job.forward_s, Job.batch_size),
+)
 _OUTCOME = rows_given(
     "outcomes",
-    column("job", Job.id.type),
-    column("held", Job.attempt.type),
-    column("model", Job.model_id.type),
-    column("label", Job.label.type),
-    column("probability", Job.probability.type),
+    *(column(field.name, field.type) for field in _FIELDS),
     column("predictions", Text()),
-    column("decode_s", Job.decode_s.type),
-    column("forward_s", Job.forward_s.type),
-    column("batch_size", Job.batch_size.type),
-    column("past_job", Job.reused_from.type),
-    column("code", Job.error_code.type),
-    column("detail", Job.error_detail.type),
     column("pause_s", Float()),
 )
 """Attempts that a worker holds, and what became of them; what one kind of outcome does not have is null."""
 _IS_MINE = and_(
-    Job.id == _OUTCOME.c.job,
-    Job.attempt == _OUTCOME.c.held,
+    Job.id == _OUTCOME.c.id,
+    Job.attempt == _OUTCOME.c.attempt,
     Job.worker_id == _WORKER,
     is_still_in(JobState.RUNNING),
 )
 """The fence: a job whose attempt is still held by the worker."""
 _MINE = update(Job).where(_IS_MINE)
+
+
+def _given_in(*fields: str) -> dict[str, ColumnElement[Any]]:
+    """Return the values of columns that are as the outcome has them."""
+    return {field: _OUTCOME.c[field] for field in fields}
 
 
 def _record(kind: JobEventKind, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> Insert:
@@ -203,13 +203,13 @@ def _record_mine(kind: JobEventKind) -> Insert:
         "job_id": Job.id,
         "attempt": Job.attempt,
         "worker_id": Job.worker_id,
-        "code": _OUTCOME.c.code,
-        "detail": _OUTCOME.c.detail,
+        "code": _OUTCOME.c.error_code,
+        "detail": _OUTCOME.c.error_detail,
     }
     return _record(kind, values, _IS_MINE)
 
 
-_GIVEN_ERROR: dict[str, Any] = {"error_code": _OUTCOME.c.code, "error_detail": _OUTCOME.c.detail}
+_GIVEN_ERROR = _given_in("error_code", "error_detail")
 _EXPIRED: dict[str, Any] = {
     "state": JobState.EXPIRED,
     "finished_at": db_now(),
@@ -219,18 +219,12 @@ _EXPIRED: dict[str, Any] = {
 _ANSWER = _MINE.values(
     state=literal_state(JobState.SUCCEEDED),
     finished_at=db_now(),
-    model_id=_OUTCOME.c.model,
-    label=_OUTCOME.c.label,
-    probability=_OUTCOME.c.probability,
     predictions=from_text(_OUTCOME.c.predictions),
     error_code=null(),
     error_detail=null(),
+    **_given_in("model_id", "label", "probability"),
 )
-_SUCCEED = _ANSWER.values(
-    decode_s=_OUTCOME.c.decode_s,
-    forward_s=_OUTCOME.c.forward_s,
-    batch_size=_OUTCOME.c.batch_size,
-)
+_SUCCEED = _ANSWER.values(**_given_in("decode_s", "forward_s", "batch_size"))
 _BACK: dict[str, Any] = {"state": JobState.QUEUED, "published_at": None}
 _DEAD: dict[str, Any] = {"state": JobState.DEAD, "published_at": None, "finished_at": db_now()}
 _REST = {"retry_at": db_now(_OUTCOME.c.pause_s)}
@@ -239,7 +233,7 @@ _ONE_CRASH: dict[str, Any] = {"crashes": Job.crashes + 1, **_GIVEN_ERROR}
 _ERRORED, _CRASHED = _record_mine(JobEventKind.ERRORED), _record_mine(JobEventKind.CRASHED)
 _WRITES: dict[tuple[type[Outcome], JobState], tuple[Insert | Update, ...]] = {
     (Succeeded, JobState.SUCCEEDED): (_SUCCEED,),
-    (Reused, JobState.SUCCEEDED): (_ANSWER.values(reused_from=_OUTCOME.c.past_job),),
+    (Reused, JobState.SUCCEEDED): (_ANSWER.values(**_given_in("reused_from")),),
     (Failed, JobState.FAILED): (_MINE.values(state=JobState.FAILED, finished_at=db_now(), **_GIVEN_ERROR),),
     (Errored, JobState.QUEUED): (_ERRORED, _MINE.values(**_BACK, **_REST, **_ONE_ERROR)),
     (Errored, JobState.DEAD): (_ERRORED, _MINE.values(**_DEAD, retry_at=None, **_ONE_ERROR)),
@@ -310,14 +304,14 @@ def _given(rows: Iterable[Mapping[str, Any]], worker_id: UUID) -> dict[str, Any]
 
 
 def _held(claim: Claim) -> dict[str, Any]:
-    return {"job": claim.job_id.hex, "held": claim.attempt}
+    return {"id": claim.job_id.hex, "attempt": claim.attempt}
 
 
 def _what_became(outcome: Outcome, state: JobState, pause_s: Callable[[int], float]) -> dict[str, Any]:
     """Return what the statements of this kind of outcome need beside the fence."""
     match outcome:
         case Reused():
-            return _answer(outcome) | {"past_job": outcome.job_id.hex}
+            return _answer(outcome) | {"reused_from": outcome.job_id.hex}
         case Succeeded():
             return _answer(outcome) | {
                 "decode_s": outcome.decode_s,
@@ -326,7 +320,7 @@ def _what_became(outcome: Outcome, state: JobState, pause_s: Callable[[int], flo
             }
         case Late():
             return {}
-    error = {"code": outcome.code, "detail": storable(outcome.detail)}
+    error = {"error_code": outcome.code, "error_detail": storable(outcome.detail)}
     if isinstance(outcome, Errored) and state is JobState.QUEUED:
         return error | {"pause_s": pause_s(outcome.claim.errors + 1)}
     return error
@@ -334,7 +328,7 @@ def _what_became(outcome: Outcome, state: JobState, pause_s: Callable[[int], flo
 
 def _answer(outcome: Answered) -> dict[str, Any]:
     return {
-        "model": outcome.model_id,
+        "model_id": outcome.model_id,
         "label": outcome.predictions.label and outcome.predictions.label[:255],
         "probability": outcome.predictions.probability,
         "predictions": outcome.predictions.json,
